@@ -1,0 +1,19 @@
+/** What a log source must know of its instance, kept current by whoever watches Instances. */
+export interface LogTarget {
+  readonly namespace: string;
+  /** The pod that runs the workload now, or that ran it last; undefined before the first one exists. */
+  readonly podName: string | undefined;
+  /** Counts the pods of this instance from 1; a replaced pod has a higher number and another name. 0 before the first one. */
+  readonly podSequence: number;
+  /** Containers started anew inside this pod, as the operator last saw it: a hint to look, never the truth. */
+  readonly restarts: number;
+  /** Stopped on purpose, finished or deleted: when the pod's log is read to its end, nothing follows. */
+  readonly isFinished: boolean;
+}
+
+/** The present target, and a way to wait for another. */
+export interface TargetWatch {
+  current(): LogTarget;
+  /** Resolves with the next target that differs from `seen`; at once if it already differs. Rejects with the signal's reason. */
+  changed(seen: LogTarget, signal: AbortSignal): Promise<LogTarget>;
+}

@@ -1,0 +1,71 @@
+/**
+ * Every name that Kubernetes or a user sees: group, kinds, labels, annotations, finalizers, condition types, reasons.
+ * They are API: never renamed, only added to.
+ */
+
+/** API group of all custom resources. */
+export const group = 'ringmaster.dev';
+/** The one served and stored version. */
+export const version = 'v1alpha1';
+export const apiVersion = `${group}/${version}`;
+
+/** Owner of the fields that the operator applies (server-side apply). */
+export const operatorFieldManager = 'ringmaster-operator';
+
+/** Keeps an Instance until its pod has been stopped gracefully. */
+export const instanceFinalizer = `${group}/graceful-stop`;
+
+/** The six-character instance id; on Instances, pods and Services. */
+export const idLabel = `${group}/id`;
+/** Name of the Instance that an owned object belongs to. */
+export const instanceLabel = `${group}/instance`;
+/** Hash of the pod-relevant spec that a pod was made from. */
+export const podHashAnnotation = `${group}/pod-hash`;
+/** Set on an Instance to any new value: its pod is replaced once. */
+export const restartedAtAnnotation = `${group}/restarted-at`;
+
+export const managedByLabel = 'app.kubernetes.io/managed-by';
+export const managedBy = 'ringmaster';
+
+/** The container of an instance pod that runs the workload. */
+export const workloadContainer = 'instance';
+
+/** Condition types, as kstatus reads them: Ready sums up; Reconciling and Stalled are true only when something is wrong or under way. */
+export const conditionTypes = ['Ready', 'Reconciling', 'Stalled'] as const;
+export type ConditionType = (typeof conditionTypes)[number];
+
+/** Condition and Event reasons. Each is one word for one cause. */
+export const reasons = [
+  // Ready=True
+  'Ready',
+  // Ready=False or Reconciling=True
+  'PodCreated',
+  'PodPending',
+  'PodNotReady',
+  'PodReplaced',
+  'PodLost',
+  'NodeLost',
+  'Stopping',
+  'Stopped',
+  'Completed',
+  'Failed',
+  'CrashLoop',
+  'Starting',
+  'Progressing',
+  'Accepted',
+  // Stalled=True
+  'InvalidSpec',
+  'PodRejected',
+  'PodConflict',
+  'ServiceConflict',
+  'ImageUnavailable',
+  'RuntimeDisabled',
+  'ForeignNamespace',
+  'Expired',
+  // Events only
+  'IdAllocated',
+  'StopCommandSent',
+  'StopCommandFailed',
+  'Deleted',
+] as const;
+export type Reason = (typeof reasons)[number];
