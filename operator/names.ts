@@ -23,6 +23,10 @@ export const instanceLabel = `${group}/instance`;
 export const podHashAnnotation = `${group}/pod-hash`;
 /** Set on an Instance to any new value: its pod is replaced once. */
 export const restartedAtAnnotation = `${group}/restarted-at`;
+/** On a pod: how many pods its Instance has had, this one included. */
+export const podSequenceAnnotation = `${group}/pod-sequence`;
+/** On a pod that is being stopped: the stop command was written to its standard input (it is never written twice). */
+export const stopCommandSentAnnotation = `${group}/stop-command-sent`;
 
 export const managedByLabel = 'app.kubernetes.io/managed-by';
 export const managedBy = 'ringmaster';
@@ -36,36 +40,34 @@ export type ConditionType = (typeof conditionTypes)[number];
 
 /** Condition and Event reasons. Each is one word for one cause. */
 export const reasons = [
-  // Ready=True
+  // At rest
   'Ready',
-  // Ready=False or Reconciling=True
-  'PodCreated',
+  'Stopped',
+  'Completed',
+  'Accepted',
+  // Under way
   'PodPending',
+  'Unschedulable',
   'PodNotReady',
-  'PodReplaced',
+  'Restarting',
   'PodLost',
   'NodeLost',
   'Stopping',
-  'Stopped',
-  'Completed',
-  'Failed',
-  'CrashLoop',
-  'Starting',
-  'Progressing',
-  'Accepted',
-  // Stalled=True
+  // Stalled: somebody has to act
   'InvalidSpec',
   'PodRejected',
   'PodConflict',
+  'ServiceRejected',
   'ServiceConflict',
   'ImageUnavailable',
-  'RuntimeDisabled',
+  'CrashLoop',
+  'Failed',
   'ForeignNamespace',
   'Expired',
   // Events only
-  'IdAllocated',
+  'PodCreated',
+  'PodReplaced',
   'StopCommandSent',
   'StopCommandFailed',
-  'Deleted',
 ] as const;
 export type Reason = (typeof reasons)[number];

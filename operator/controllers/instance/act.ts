@@ -1,0 +1,226 @@
+/** Carries out what plan.ts decided. Every action may be repeated: the next pass sees what this one did, or does it again. */
+import type { Instance } from '../../api/v1alpha1/instance.ts';
+import { instances } from '../../api/v1alpha1/instance.ts';
+import { messageOf } from '../../errors.ts';
+import { instanceFinalizer, operatorFieldManager } from '../../names.ts';
+import type { Reason } from '../../names.ts';
+import { ApiError, isReason, pods, services } from '../../runtime/client.ts';
+import type { Client, KubernetesObject } from '../../runtime/client.ts';
+import type { Gathered } from './gather.ts';
+import { isOwnedBy } from './owner.ts';
+import type { Action } from './plan.ts';
+import { buildPod } from './pod.ts';
+import type { Stall } from './status.ts';
+import type { Stopper } from './stopper.ts';
+
+export interface EventSink {
+  record(
+    regarding: KubernetesObject,
+    event: { type: 'Normal' | 'Warning'; reason: Reason; action: string; note: string },
+  ): void;
+}
+
+/** What acting has changed, for the status. */
+export interface Acted {
+  created: { name: string; sequence: number } | undefined;
+  stall: Stall | undefined;
+  isFinalizerGone: boolean;
+}
+
+export class Actor {
+  readonly #client: Client;
+  readonly #stopper: Stopper;
+  readonly #events: EventSink;
+
+  constructor(options: { client: Client; stopper: Stopper; events: EventSink }) {
+    this.#client = options.client;
+    this.#stopper = options.stopper;
+    this.#events = options.events;
+  }
+
+  /** A refusal by the API server becomes `stall`; anything else that fails is thrown, and tried again. */
+  async act(gathered: Gathered, actions: readonly Action[], signal: AbortSignal): Promise<Acted> {
+    const acted: Acted = { created: undefined, stall: undefined, isFinalizerGone: false };
+    for (const action of actions) {
+      try {
+        await this.#perform(action, { gathered, acted, signal });
+      } catch (error) {
+        const stall = refusal(error, action);
+        if (stall === undefined) throw error;
+        acted.stall = stall;
+      }
+    }
+    return acted;
+  }
+
+  async #perform(action: Action, context: { gathered: Gathered; acted: Acted; signal: AbortSignal }): Promise<void> {
+    const { gathered, acted, signal } = context;
+    const { instance } = gathered.observed;
+    const { name, namespace = '' } = instance.metadata;
+    switch (action.type) {
+      case 'create-pod':
+        acted.created = await this.#createPod(gathered, action, signal);
+        return;
+      case 'stop-pod':
+        await this.#stopPod(instance, action);
+        return;
+      case 'remove-pod':
+        await this.#client.remove(pods, { namespace, name: action.pod.name }, { uid: action.pod.uid, signal });
+        return;
+      case 'apply-service':
+        await this.#applyService(gathered, signal);
+        return;
+      case 'remove-service':
+        await this.#client.remove(services, { namespace, name }, uidOf(gathered.service, signal));
+        return;
+      case 'remove-finalizer':
+        acted.isFinalizerGone = true;
+        await this.#removeFinalizer(instance, signal);
+        return;
+    }
+  }
+
+  /** `create`, not apply: an apply would take a pod of somebody else over. */
+  async #createPod(
+    gathered: Gathered,
+    action: Action & { type: 'create-pod' },
+    signal: AbortSignal,
+  ): Promise<Acted['created']> {
+    const { instance } = gathered.observed;
+    const pod = buildPod(instance, { id: gathered.id, sequence: action.sequence });
+    const { name } = pod.metadata;
+    const created = { name, sequence: action.sequence };
+    await this.#refuseSecondPod(gathered, name, signal);
+    try {
+      await this.#client.create(pods, pod, signal);
+    } catch (error) {
+      if (!isReason(error, 'AlreadyExists')) throw error;
+      // Made before, by us, and not in the cache yet; or somebody else's.
+      const present = await this.#client.get(pods, { namespace: instance.metadata.namespace ?? '', name }, signal);
+      if (present === undefined || isOwnedBy(present, instance)) return created;
+      throw new NameTaken('PodConflict', `Pod "${name}" exists and is not this Instance's: delete it`, {
+        cause: error,
+      });
+    }
+    const why = {
+      first: '',
+      started: ', to start again',
+      replaced: ', in place of the old one',
+      lost: ', in place of the lost one',
+    }[action.because];
+    this.#events.record(instance, {
+      type: 'Normal',
+      reason: 'PodCreated',
+      action: 'CreatePod',
+      note: `Made pod "${name}"${why}.`,
+    });
+    return created;
+  }
+
+  /**
+   * The caches of Instances and pods are filled by two watches, and either may be ahead. An empty pod cache beside a status that names a pod
+   * may only mean that the pod has not arrived yet: one look at the API server before another pod is made.
+   */
+  async #refuseSecondPod({ observed, pods: cached }: Gathered, name: string, signal: AbortSignal): Promise<void> {
+    const { metadata, status } = observed.instance;
+    if (cached.length > 0 || status?.podName === undefined || status.podName === name) return;
+    const present = await this.#client.get(pods, { namespace: metadata.namespace ?? '', name: status.podName }, signal);
+    if (present !== undefined && isOwnedBy(present, observed.instance)) {
+      throw new Error(`Cannot make pod "${name}" yet: pod "${status.podName}" still exists and is not in the cache`);
+    }
+  }
+
+  async #stopPod(instance: Instance, action: Action & { type: 'stop-pod' }): Promise<void> {
+    const { pod, because } = action;
+    const { command, error } = await this.#stopper.stop(instance, pod);
+    const record = (type: 'Normal' | 'Warning', reason: Reason, note: string): void => {
+      this.#events.record(instance, { type, reason, action: 'StopPod', note });
+    };
+    if (pod.deletionDueMs === undefined) {
+      const why = {
+        stopped: 'it should not run',
+        replaced: 'the Instance was changed',
+        deleted: 'the Instance is being deleted',
+      }[because];
+      record('Normal', because === 'replaced' ? 'PodReplaced' : 'Stopping', `Stopping pod "${pod.name}": ${why}.`);
+    }
+    if (command === 'sent') record('Normal', 'StopCommandSent', `Wrote the stop command to pod "${pod.name}".`);
+    if (command === 'failed') {
+      const note = `Cannot write the stop command to pod "${pod.name}": ${error ?? 'unknown'}. SIGTERM follows after the grace period.`;
+      record('Warning', 'StopCommandFailed', note);
+    }
+  }
+
+  async #applyService(gathered: Gathered, signal: AbortSignal): Promise<void> {
+    const { desiredService: desired, service, observed } = gathered;
+    if (desired === undefined || (service !== undefined && covers(service, desired))) return;
+    if (service === undefined) {
+      // The cache holds only what is ours: a Service of somebody else under this name must not be taken over.
+      const { name, namespace = '' } = desired.metadata;
+      const present = await this.#client.get(services, { namespace, name }, signal);
+      if (present !== undefined && !isOwnedBy(present, observed.instance)) {
+        throw new NameTaken(
+          'ServiceConflict',
+          `Service "${name}" exists and is not this Instance's: rename one of them, or set spec.service.type to None`,
+        );
+      }
+    }
+    await this.#client.apply(services, desired, { fieldManager: operatorFieldManager, force: true, signal });
+  }
+
+  async #removeFinalizer(instance: Instance, signal: AbortSignal): Promise<void> {
+    const { name, namespace = '', uid, resourceVersion, finalizers = [] } = instance.metadata;
+    if (!finalizers.includes(instanceFinalizer)) return;
+    const others = finalizers.filter((finalizer) => finalizer !== instanceFinalizer);
+    try {
+      await this.#client.mergePatch(
+        instances,
+        { namespace, name },
+        { metadata: { uid, resourceVersion, finalizers: others } },
+        signal,
+      );
+    } catch (error) {
+      if (!isReason(error, 'NotFound')) throw error;
+    }
+  }
+}
+
+/** The name that we need belongs to something of somebody else. */
+class NameTaken extends Error {
+  readonly reason: Reason;
+
+  constructor(reason: Reason, message: string, options?: { cause: unknown }) {
+    super(message, options);
+    this.name = 'NameTaken';
+    this.reason = reason;
+  }
+}
+
+/** What the API server says no to until somebody acts, as a condition; undefined for what is worth another try at once. */
+function refusal(error: unknown, action: Action): Stall | undefined {
+  if (error instanceof NameTaken) return { reason: error.reason, message: `${error.message}.` };
+  if (!(error instanceof ApiError) || ![400, 403, 422].includes(error.code)) return undefined;
+  if (action.type === 'apply-service')
+    return { reason: 'ServiceRejected', message: `The API server refuses the Service: ${messageOf(error)}` };
+  if (action.type === 'create-pod')
+    return { reason: 'PodRejected', message: `The API server refuses the pod: ${messageOf(error)}` };
+  return undefined;
+}
+
+function uidOf(object: KubernetesObject | undefined, signal: AbortSignal): { uid?: string; signal: AbortSignal } {
+  return object?.metadata.uid === undefined ? { signal } : { uid: object.metadata.uid, signal };
+}
+
+/** Whether everything in `wanted` is in `actual` as well; lists must be equally long. What the server or others add does not count. */
+export function covers(actual: unknown, wanted: unknown): boolean {
+  if (Array.isArray(wanted)) {
+    return (
+      Array.isArray(actual) &&
+      actual.length === wanted.length &&
+      wanted.every((item, index) => covers(actual[index], item))
+    );
+  }
+  if (typeof wanted !== 'object' || wanted === null) return actual === wanted;
+  if (typeof actual !== 'object' || actual === null) return false;
+  return Object.entries(wanted).every(([key, value]) => covers((actual as Record<string, unknown>)[key], value));
+}

@@ -1,0 +1,194 @@
+/** What a pod says of the program in it. Pure; the only place that reads a pod's status. */
+import {
+  podHashAnnotation,
+  podSequenceAnnotation,
+  restartedAtAnnotation,
+  stopCommandSentAnnotation,
+  workloadContainer,
+} from '../../names.ts';
+import type { Pod } from '../../runtime/client.ts';
+
+/** How the program in a pod is. */
+export type Phase =
+  /** Not started yet: being scheduled, pulled, created. */
+  | 'pending'
+  /** Cannot start until somebody changes something. */
+  | 'blocked'
+  | 'running'
+  /** Ended, and about to be started again by the kubelet. */
+  | 'restarting'
+  /** Ended repeatedly: the kubelet waits before it tries again. */
+  | 'crash-loop'
+  /** Ended with success, or with a failure that is not retried. */
+  | 'succeeded'
+  | 'failed'
+  /** The pod itself was taken away (evicted, preempted, node shut down): nothing that the program did. */
+  | 'lost';
+
+export interface PodView {
+  readonly name: string;
+  readonly uid: string;
+  readonly hash: string | undefined;
+  readonly restartedAt: string | undefined;
+  readonly sequence: number;
+  readonly phase: Phase;
+  readonly isReady: boolean;
+  readonly restarts: number;
+  /** One word and one sentence for why it is as it is. */
+  readonly cause: string | undefined;
+  readonly message: string | undefined;
+  readonly nodeName: string | undefined;
+  readonly podIp: string | undefined;
+  readonly hostIp: string | undefined;
+  /** When it should be gone, in ms since the epoch; undefined while nobody deletes it. */
+  readonly deletionDueMs: number | undefined;
+  readonly createdMs: number;
+  readonly isStopCommandSent: boolean;
+}
+
+type ContainerStatus = NonNullable<NonNullable<Pod['status']>['containerStatuses']>[number];
+
+/** Reasons to wait that end only when somebody mends the manifest, the image or what it refers to. */
+const blockedReasons = new Set([
+  'ImagePullBackOff',
+  'ErrImagePull',
+  'ErrImageNeverPull',
+  'InvalidImageName',
+  'CreateContainerConfigError',
+  'CreateContainerError',
+  'RunContainerError',
+]);
+
+export function viewPod(pod: Pod): PodView {
+  const { metadata, status } = pod;
+  const container = status?.containerStatuses?.find(({ name }) => name === workloadContainer);
+  const { phase, cause, message } = phaseOf(pod, container);
+  return {
+    name: metadata.name,
+    uid: metadata.uid ?? '',
+    hash: metadata.annotations?.[podHashAnnotation],
+    restartedAt: metadata.annotations?.[restartedAtAnnotation],
+    sequence: Number(metadata.annotations?.[podSequenceAnnotation] ?? 0),
+    phase,
+    isReady:
+      phase === 'running' &&
+      status?.conditions?.some(({ type, status: value }) => type === 'Ready' && value === 'True') === true,
+    restarts: container?.restartCount ?? 0,
+    cause,
+    message,
+    nodeName: pod.spec?.nodeName,
+    podIp: status?.podIP,
+    hostIp: status?.hostIP,
+    deletionDueMs: metadata.deletionTimestamp === undefined ? undefined : Date.parse(metadata.deletionTimestamp),
+    createdMs: Date.parse(metadata.creationTimestamp ?? '') || 0,
+    isStopCommandSent: metadata.annotations?.[stopCommandSentAnnotation] !== undefined,
+  };
+}
+
+/** Whether the program in it will not run again. */
+export function isOver(view: PodView): boolean {
+  return view.phase === 'succeeded' || view.phase === 'failed' || view.phase === 'lost';
+}
+
+interface Finding {
+  phase: Phase;
+  cause?: string | undefined;
+  message?: string | undefined;
+}
+
+function phaseOf(pod: Pod, container: ContainerStatus | undefined): Finding {
+  const { status } = pod;
+  if (status?.phase === 'Succeeded')
+    return { phase: 'succeeded', cause: 'Completed', message: 'The program ended with exit code 0.' };
+  if (status?.phase === 'Failed') return failure(pod, container);
+  const waiting = container?.state?.waiting;
+  if (waiting !== undefined) return waitingPhase(pod, waiting);
+  if (container?.state?.running !== undefined) return running(pod);
+  if (container?.state?.terminated !== undefined)
+    return { phase: 'restarting', cause: 'Restarting', message: exitMessage(container.state.terminated) };
+  return (
+    unscheduled(pod) ??
+    blockedInit(pod) ?? { phase: 'pending', cause: 'PodPending', message: 'The pod is being started.' }
+  );
+}
+
+function running(pod: Pod): Finding {
+  const ready = pod.status?.conditions?.find(({ type }) => type === 'Ready');
+  // The node life cycle controller turns Ready to False by itself when the kubelet no longer reports.
+  if (pod.status?.reason === 'NodeLost' || ready?.reason === 'NodeNotReady') {
+    return { phase: 'running', cause: 'NodeLost', message: `Node "${pod.spec?.nodeName ?? ''}" no longer reports.` };
+  }
+  return {
+    phase: 'running',
+    cause: 'PodNotReady',
+    message: ready?.message ?? 'The program runs and is not ready yet.',
+  };
+}
+
+function waitingPhase(pod: Pod, waiting: { reason?: string; message?: string }): Finding {
+  const reason = waiting.reason ?? 'Waiting';
+  if (reason === 'CrashLoopBackOff') {
+    const last = pod.status?.containerStatuses?.find(({ name }) => name === workloadContainer)?.lastState?.terminated;
+    const ended = last === undefined ? 'The program ended.' : exitMessage(last);
+    return { phase: 'crash-loop', cause: 'CrashLoop', message: `${ended} It is tried again after a pause.` };
+  }
+  const message = waiting.message ?? `The container cannot be started: ${reason}.`;
+  if (blockedReasons.has(reason))
+    return { phase: 'blocked', cause: /Image|Pull/.test(reason) ? 'ImageUnavailable' : 'ContainerRejected', message };
+  return pending(pod);
+}
+
+/** One sentence for all the steps of a normal start: each other one would cost a status write. */
+function pending(pod: Pod): Finding {
+  return (
+    unscheduled(pod) ??
+    blockedInit(pod) ?? { phase: 'pending', cause: 'PodPending', message: 'The pod is being started.' }
+  );
+}
+
+function unscheduled(pod: Pod): Finding | undefined {
+  const scheduled = pod.status?.conditions?.find(({ type }) => type === 'PodScheduled');
+  if (scheduled?.status !== 'False') return undefined;
+  return { phase: 'pending', cause: 'Unschedulable', message: scheduled.message ?? 'No node fits.' };
+}
+
+function blockedInit(pod: Pod): Finding | undefined {
+  for (const { name, state } of pod.status?.initContainerStatuses ?? []) {
+    const reason = state?.waiting?.reason;
+    if (reason === undefined || (!blockedReasons.has(reason) && reason !== 'CrashLoopBackOff')) continue;
+    return {
+      phase: 'blocked',
+      cause: 'ContainerRejected',
+      message: `Init container "${name}": ${state?.waiting?.message ?? reason}`,
+    };
+  }
+  return undefined;
+}
+
+/** A failed pod whose program never got to say why (evicted, preempted, refused by the kubelet) was lost; else the program failed. */
+function failure(pod: Pod, container: ContainerStatus | undefined): Finding {
+  const { status } = pod;
+  const isDisrupted =
+    status?.conditions?.some(({ type, status: value }) => type === 'DisruptionTarget' && value === 'True') === true;
+  if (isDisrupted || (status?.reason !== undefined && status.reason !== 'DeadlineExceeded')) {
+    return {
+      phase: 'lost',
+      cause: 'PodLost',
+      message: `The pod was taken away: ${status.reason ?? 'disrupted'}. ${status.message ?? ''}`.trim(),
+    };
+  }
+  const terminated = container?.state?.terminated;
+  return {
+    phase: 'failed',
+    cause: 'Failed',
+    message: terminated === undefined ? (status?.message ?? 'The pod failed.') : exitMessage(terminated),
+  };
+}
+
+function exitMessage(terminated: { exitCode: number; signal?: number; reason?: string }): string {
+  const { exitCode, signal, reason } = terminated;
+  if (reason === 'OOMKilled')
+    return `The program was ended because it used more memory than its limit (exit code ${exitCode}).`;
+  if (signal !== undefined && signal !== 0) return `The program was ended by signal ${signal}.`;
+  return `The program ended with exit code ${exitCode}.`;
+}

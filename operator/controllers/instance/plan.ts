@@ -1,0 +1,198 @@
+/**
+ * Decides what to do for one Instance. Pure: what is seen comes in, what to do comes out, and the same twice gives the same.
+ *
+ * One pod at a time: a new one is made only when the old one is gone, over, or overdue on a node that no longer answers. Pods have a
+ * sequence number in their name, so making "the next one" twice (from an old cache, or by two leaders for a moment) makes one.
+ */
+import type { Instance } from '../../api/v1alpha1/instance.ts';
+import { restartedAtAnnotation } from '../../names.ts';
+import { isOver } from './observe.ts';
+import type { PodView } from './observe.ts';
+import { overlayFaults } from './overlay.ts';
+import { podHash } from './pod.ts';
+
+export interface Observed {
+  readonly instance: Instance;
+  /** All pods of this Instance, in any order. */
+  readonly pods: readonly PodView[];
+  readonly hasService: boolean;
+  readonly wantsService: boolean;
+  readonly nowMs: number;
+}
+
+export type Action =
+  | {
+      readonly type: 'create-pod';
+      readonly sequence: number;
+      readonly because: 'first' | 'replaced' | 'lost' | 'started';
+    }
+  /** Graceful: the stop command first, where there is one. */
+  | { readonly type: 'stop-pod'; readonly pod: PodView; readonly because: 'stopped' | 'replaced' | 'deleted' }
+  /** A pod that is over and no longer needed. */
+  | { readonly type: 'remove-pod'; readonly pod: PodView }
+  | { readonly type: 'apply-service' }
+  | { readonly type: 'remove-service' }
+  | { readonly type: 'remove-finalizer' };
+
+/** What the Instance is at, for the status. */
+export type Situation =
+  | { readonly at: 'stopping' | 'stopped' | 'deleted' }
+  | { readonly at: 'invalid'; readonly message: string }
+  | { readonly at: 'starting'; readonly message: string }
+  /** Its pod is overdue on a node that does not answer. */
+  | { readonly at: 'lost'; readonly message: string }
+  | { readonly at: 'pod' };
+
+export interface Plan {
+  readonly actions: readonly Action[];
+  readonly situation: Situation;
+  /** The pod that the status speaks of. */
+  readonly pod: PodView | undefined;
+  readonly requeueAfterMs?: number;
+}
+
+/** After a pod's deletion is due, this long is left for its node to say so before another pod is made elsewhere. */
+export const overdueMs = 10_000;
+/** A pod that was lost within this time of its making is not made again earlier: a node that refuses each pod must not be stormed. */
+const lostPauseMs = 10_000;
+
+export function plan(observed: Observed): Plan {
+  const { instance, pods } = observed;
+  const newest = newestPod(pods);
+  if (instance.metadata.deletionTimestamp !== undefined) return planDeleted(observed, newest);
+  const service = planService(observed);
+  const rest = instance.spec.desiredState === 'Stopped' ? planStopped(pods, newest) : planRunning(observed, newest);
+  return { ...rest, actions: [...service, ...rest.actions] };
+}
+
+/** A pod whose node does not answer holds the deletion up only until it is overdue: then the garbage collector is left with it. */
+function planDeleted({ pods, nowMs }: Observed, newest: PodView | undefined): Plan {
+  const left = pods.filter((pod) => pod.deletionDueMs === undefined || pod.deletionDueMs + overdueMs > nowMs);
+  if (left.length === 0)
+    return { actions: [{ type: 'remove-finalizer' }], situation: { at: 'deleted' }, pod: undefined };
+  const dueMs = left.map((pod) => (pod.deletionDueMs ?? nowMs) + overdueMs - nowMs);
+  return {
+    actions: stopAll(left, 'deleted'),
+    situation: { at: 'stopping' },
+    pod: newest,
+    requeueAfterMs: Math.max(...dueMs),
+  };
+}
+
+function planStopped(pods: readonly PodView[], newest: PodView | undefined): Plan {
+  if (pods.every(isOver)) return { actions: [], situation: { at: 'stopped' }, pod: newest };
+  return {
+    actions: stopAll(
+      pods.filter((pod) => !isOver(pod)),
+      'stopped',
+    ),
+    situation: { at: 'stopping' },
+    pod: newest,
+  };
+}
+
+function planRunning(observed: Observed, newest: PodView | undefined): Plan {
+  const faults = overlayFaults(observed.instance.spec.podTemplate?.spec ?? {});
+  if (faults.length > 0)
+    return { actions: [], situation: { at: 'invalid', message: `${faults.join('. ')}.` }, pod: newest };
+  if (newest === undefined) return planFirst(observed);
+  if (newest.deletionDueMs !== undefined) return planTerminating(observed, newest, newest.deletionDueMs);
+  if (isOutdated(observed.instance, newest)) return planReplacement(observed, newest);
+  if (newest.phase === 'lost') return planLost(observed, newest);
+  const leftovers =
+    newest.phase === 'running' ? observed.pods.filter((pod) => pod !== newest && pod.deletionDueMs === undefined) : [];
+  return { actions: leftovers.map((pod) => ({ type: 'remove-pod', pod })), situation: { at: 'pod' }, pod: newest };
+}
+
+function planFirst(observed: Observed): Plan {
+  const { instance } = observed;
+  if (isFinished(instance)) return { actions: [], situation: { at: 'pod' }, pod: undefined };
+  const made = instance.status?.podSequence ?? 0;
+  const wasStopped = instance.status?.state === 'STOPPED';
+  const because = made === 0 ? 'first' : wasStopped ? 'started' : 'replaced';
+  return create(
+    made + 1,
+    because,
+    made === 0 || wasStopped ? 'The pod is being made.' : 'The pod is gone and is being made again.',
+  );
+}
+
+/** It ran to its end under this very spec, and its pod was cleaned up since: that is no reason to run it again. */
+function isFinished(instance: Instance): boolean {
+  const reconciling = instance.status?.conditions?.find(({ type }) => type === 'Reconciling');
+  const isEnd = reconciling?.reason === 'Completed' || reconciling?.reason === 'Failed';
+  return isEnd && reconciling.observedGeneration === instance.metadata.generation;
+}
+
+function planTerminating(observed: Observed, newest: PodView, dueMs: number): Plan {
+  if (isOver(newest))
+    return create(newest.sequence + 1, 'replaced', 'The old pod has ended; the next one is being made.');
+  const leftMs = dueMs + overdueMs - observed.nowMs;
+  const terminating = { type: 'stop-pod', pod: newest, because: 'replaced' } as const;
+  if (leftMs > 0) {
+    return {
+      actions: [terminating],
+      situation: { at: 'starting', message: 'The old pod is being stopped.' },
+      pod: newest,
+      requeueAfterMs: leftMs,
+    };
+  }
+  return {
+    ...create(newest.sequence + 1, 'lost', ''),
+    situation: {
+      at: 'lost',
+      message: `Pod "${newest.name}" should be gone and its node "${newest.nodeName ?? ''}" does not answer: made again.`,
+    },
+  };
+}
+
+function planReplacement(observed: Observed, newest: PodView): Plan {
+  if (isOver(newest)) {
+    return create(newest.sequence + 1, 'replaced', 'The Instance was changed: the next pod is being made.');
+  }
+  const stops = stopAll(
+    observed.pods.filter((pod) => !isOver(pod)),
+    'replaced',
+  );
+  return {
+    actions: stops,
+    situation: { at: 'starting', message: 'The Instance was changed: the old pod is being stopped.' },
+    pod: newest,
+  };
+}
+
+function planLost(observed: Observed, newest: PodView): Plan {
+  const message = newest.message ?? 'The pod was taken away.';
+  const pauseMs = newest.createdMs + lostPauseMs - observed.nowMs;
+  if (pauseMs > 0) return { actions: [], situation: { at: 'lost', message }, pod: newest, requeueAfterMs: pauseMs };
+  return { ...create(newest.sequence + 1, 'lost', message), situation: { at: 'lost', message } };
+}
+
+function planService(observed: Observed): Action[] {
+  if (observed.wantsService) return [{ type: 'apply-service' }];
+  return observed.hasService ? [{ type: 'remove-service' }] : [];
+}
+
+function create(sequence: number, because: 'first' | 'replaced' | 'lost' | 'started', message: string): Plan {
+  return {
+    actions: [{ type: 'create-pod', sequence, because }],
+    situation: { at: 'starting', message },
+    pod: undefined,
+  };
+}
+
+function stopAll(pods: readonly PodView[], because: 'stopped' | 'replaced' | 'deleted'): Action[] {
+  return pods.map((pod) => ({ type: 'stop-pod', pod, because }));
+}
+
+function isOutdated(instance: Instance, pod: PodView): boolean {
+  const restartedAt = instance.metadata.annotations?.[restartedAtAnnotation];
+  return pod.hash !== podHash(instance.spec) || (restartedAt !== undefined && pod.restartedAt !== restartedAt);
+}
+
+function newestPod(pods: readonly PodView[]): PodView | undefined {
+  return pods.reduce<PodView | undefined>(
+    (newest, pod) => (newest === undefined || pod.sequence > newest.sequence ? pod : newest),
+    undefined,
+  );
+}

@@ -1,0 +1,171 @@
+/**
+ * The status of an Instance, from what was seen and decided. Pure.
+ *
+ * The conditions follow kstatus, so that `kubectl wait`, Argo CD and Flux understand them: `Ready` sums up; `Reconciling` is True while
+ * something is under way, `Stalled` while nothing will move until somebody acts. An Instance that is stopped as desired has no `Ready`
+ * condition: it is neither ready nor on its way there, and kstatus then counts it as current.
+ */
+import type { Instance, InstanceStatus, State } from '../../api/v1alpha1/instance.ts';
+import type { Condition } from '../../api/v1alpha1/meta.ts';
+import type { ConditionType, Reason } from '../../names.ts';
+import type { PodView } from './observe.ts';
+import type { Plan } from './plan.ts';
+
+/** What went wrong on the way, for which nothing but a change of the manifest helps. */
+export interface Stall {
+  readonly reason: Reason;
+  readonly message: string;
+}
+
+export interface StatusInput {
+  readonly instance: Instance;
+  readonly id: string;
+  readonly plan: Plan;
+  /** The pod that was just made, if one was. */
+  readonly created: { readonly name: string; readonly sequence: number } | undefined;
+  readonly stall: Stall | undefined;
+  readonly nowMs: number;
+}
+
+interface Verdict {
+  readonly state: State;
+  /** undefined: no Ready condition. */
+  readonly ready: boolean | undefined;
+  readonly isReconciling: boolean;
+  readonly isStalled: boolean;
+  readonly reason: Reason;
+  readonly message: string;
+}
+
+export function buildStatus(input: StatusInput): InstanceStatus {
+  const { instance, id, plan, created } = input;
+  const verdict = judge(input);
+  const pod = created === undefined ? plan.pod : undefined;
+  const podName = created?.name ?? pod?.name ?? instance.status?.podName;
+  return {
+    id,
+    state: verdict.state,
+    podSequence: created?.sequence ?? Math.max(pod?.sequence ?? 0, instance.status?.podSequence ?? 0),
+    restarts: pod?.restarts ?? 0,
+    ...(podName === undefined ? {} : { podName }),
+    // Said with the first news of the container, not before: one write less for each start.
+    ...(pod?.nodeName === undefined || pod.phase === 'pending' ? {} : { nodeName: pod.nodeName }),
+    ...address(instance, pod),
+    ...(instance.metadata.generation === undefined ? {} : { observedGeneration: instance.metadata.generation }),
+    conditions: buildConditions(input, verdict),
+  };
+}
+
+function judge(input: StatusInput): Verdict {
+  const { plan, stall, instance } = input;
+  const before = instance.status?.state ?? 'CREATING';
+  if (stall !== undefined) return stalled(before === 'ONLINE' || before === 'STOPPED' ? before : 'CREATING', stall);
+  const { situation } = plan;
+  switch (situation.at) {
+    case 'stopped':
+    case 'deleted':
+      return atRest('STOPPED', 'Stopped', 'Stopped, as desired.');
+    case 'stopping':
+      return underWay(before === 'STOPPED' ? 'OFFLINE' : before, 'Stopping', 'The program is being stopped.');
+    case 'invalid':
+      return stalled(plan.pod?.isReady === true ? 'ONLINE' : 'CREATING', {
+        reason: 'InvalidSpec',
+        message: situation.message,
+      });
+    case 'starting':
+      return underWay('CREATING', 'PodPending', situation.message);
+    case 'lost':
+      return underWay('OFFLINE', 'PodLost', situation.message);
+    case 'pod':
+      return plan.pod === undefined ? remembered(instance) : judgePod(instance, plan.pod);
+  }
+}
+
+function judgePod(instance: Instance, pod: PodView): Verdict {
+  const message = pod.message ?? '';
+  switch (pod.phase) {
+    case 'running':
+      return pod.isReady
+        ? { ...atRest('ONLINE', 'Ready', 'The program runs and is ready.'), ready: true }
+        : notReady(instance, pod, message);
+    case 'restarting':
+      return underWay('OFFLINE', 'Restarting', message);
+    case 'crash-loop':
+      return stalled('OFFLINE', { reason: 'CrashLoop', message });
+    case 'blocked':
+      return stalled('CREATING', {
+        reason: pod.cause === 'ImageUnavailable' ? 'ImageUnavailable' : 'PodRejected',
+        message,
+      });
+    case 'pending':
+      return underWay('CREATING', pod.cause === 'Unschedulable' ? 'Unschedulable' : 'PodPending', message);
+    case 'succeeded':
+      return atRest('STOPPED', 'Completed', message);
+    case 'failed':
+      return stalled('STOPPED', { reason: 'Failed', message });
+    case 'lost':
+      return underWay('OFFLINE', 'PodLost', message);
+  }
+}
+
+/** Once it was ready in this pod, or had to be started again in it, a program that is not ready is out of reach and no longer on its way. */
+function notReady(instance: Instance, pod: PodView, message: string): Verdict {
+  const { status } = instance;
+  const wasReady = status?.podName === pod.name && (status.state === 'ONLINE' || status.state === 'OFFLINE');
+  const state = wasReady || pod.restarts > 0 ? 'OFFLINE' : 'CREATING';
+  return underWay(state, pod.cause === 'NodeLost' ? 'NodeLost' : 'PodNotReady', message);
+}
+
+/** The program ran to its end and its pod is gone: what was known stays. */
+function remembered(instance: Instance): Verdict {
+  const end = instance.status?.conditions?.find(({ type }) => type === 'Reconciling');
+  if (end?.reason === 'Failed') return stalled('STOPPED', { reason: 'Failed', message: end.message });
+  return atRest('STOPPED', 'Completed', end?.message ?? 'The program ended.');
+}
+
+function atRest(state: State, reason: Reason, message: string): Verdict {
+  return { state, ready: undefined, isReconciling: false, isStalled: false, reason, message };
+}
+
+function underWay(state: State, reason: Reason, message: string): Verdict {
+  return { state, ready: false, isReconciling: true, isStalled: false, reason, message };
+}
+
+function stalled(state: State, stall: Stall): Verdict {
+  return { state, ready: false, isReconciling: false, isStalled: true, ...stall };
+}
+
+function address(instance: Instance, pod: PodView | undefined): Pick<InstanceStatus, 'hostAddress' | 'port'> {
+  const primary = instance.spec.ports?.[0];
+  const started = pod?.phase === 'pending' ? undefined : pod;
+  const host = primary?.hostPort === undefined ? started?.podIp : started?.hostIp;
+  const port = primary?.hostPort ?? primary?.port;
+  return { ...(host === undefined ? {} : { hostAddress: host }), ...(port === undefined ? {} : { port }) };
+}
+
+function buildConditions(input: StatusInput, verdict: Verdict): Condition[] {
+  const { reason, message } = verdict;
+  const wanted: [ConditionType, boolean | undefined][] = [
+    ['Ready', verdict.ready],
+    ['Reconciling', verdict.isReconciling],
+    ['Stalled', verdict.isStalled],
+  ];
+  const generation = input.instance.metadata.generation;
+  return wanted.flatMap(([type, value]) => {
+    if (value === undefined) return [];
+    const status = value ? 'True' : 'False';
+    const before = input.instance.status?.conditions?.find((condition) => condition.type === type);
+    const lastTransitionTime =
+      before?.status === status ? before.lastTransitionTime : new Date(input.nowMs).toISOString();
+    return [
+      {
+        type,
+        status,
+        reason,
+        message,
+        lastTransitionTime,
+        ...(generation === undefined ? {} : { observedGeneration: generation }),
+      },
+    ];
+  });
+}
