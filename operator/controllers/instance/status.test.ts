@@ -1,0 +1,111 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { InstanceStatus } from '../../api/v1alpha1/instance.ts';
+import type { Pod } from '../../runtime/client.ts';
+import { containerStatus, makeInstance, makePod, runningStatus } from '../../testing/objects.ts';
+import { viewPod } from './observe.ts';
+import { plan } from './plan.ts';
+import type { Stall } from './status.ts';
+import { buildStatus } from './status.ts';
+
+const nowMs = Date.parse('2026-01-01T01:00:00Z');
+
+function statusOf(options: {
+  instance?: ReturnType<typeof makeInstance>;
+  pod?: Pod['status'];
+  stall?: Stall;
+}): InstanceStatus {
+  const instance = options.instance ?? makeInstance();
+  const pods = options.pod === undefined ? [] : [viewPod(makePod(instance, { status: options.pod }))];
+  const decided = plan({ instance, pods, hasService: false, wantsService: false, nowMs });
+  return buildStatus({ instance, id: 'a1b2c3', plan: decided, created: undefined, stall: options.stall, nowMs });
+}
+
+const summary = (status: InstanceStatus): string =>
+  [
+    status.state,
+    ...(status.conditions ?? []).map(({ type, status: value, reason }) => `${type}=${value}/${reason}`),
+  ].join(' ');
+
+const crashed = {
+  phase: 'Running',
+  containerStatuses: [containerStatus({ restartCount: 3, state: { waiting: { reason: 'CrashLoopBackOff' } } })],
+};
+
+const cases: Record<string, { status: InstanceStatus; expected: string }> = {
+  new: {
+    status: statusOf({}),
+    expected: 'CREATING Ready=False/PodPending Reconciling=True/PodPending Stalled=False/PodPending',
+  },
+  ready: {
+    status: statusOf({ pod: runningStatus }),
+    expected: 'ONLINE Ready=True/Ready Reconciling=False/Ready Stalled=False/Ready',
+  },
+  crashing: {
+    status: statusOf({ pod: crashed }),
+    expected: 'OFFLINE Ready=False/CrashLoop Reconciling=False/CrashLoop Stalled=True/CrashLoop',
+  },
+  'stopped as desired has no Ready condition': {
+    status: statusOf({ instance: makeInstance({ spec: { desiredState: 'Stopped' } }) }),
+    expected: 'STOPPED Reconciling=False/Stopped Stalled=False/Stopped',
+  },
+  completed: {
+    status: statusOf({ pod: { phase: 'Succeeded' } }),
+    expected: 'STOPPED Reconciling=False/Completed Stalled=False/Completed',
+  },
+  'failed for good': {
+    status: statusOf({ pod: { phase: 'Failed' } }),
+    expected: 'STOPPED Ready=False/Failed Reconciling=False/Failed Stalled=True/Failed',
+  },
+  'refused by the API server': {
+    status: statusOf({ stall: { reason: 'PodRejected', message: 'no' } }),
+    expected: 'CREATING Ready=False/PodRejected Reconciling=False/PodRejected Stalled=True/PodRejected',
+  },
+};
+
+for (const [name, { status, expected }] of Object.entries(cases)) {
+  test(`buildStatus: ${name}`, () => {
+    assert.equal(summary(status), expected);
+    for (const condition of status.conditions ?? []) assert.equal(condition.observedGeneration, 1);
+  });
+}
+
+test('buildStatus: once ready, not ready is OFFLINE; before, it is CREATING', () => {
+  const notReady: Pod['status'] = { ...runningStatus, conditions: [{ type: 'Ready', status: 'False' }] };
+  assert.equal(statusOf({ pod: notReady }).state, 'CREATING');
+  const online = statusOf({ pod: runningStatus });
+  assert.equal(statusOf({ pod: notReady, instance: makeInstance({ status: online }) }).state, 'OFFLINE');
+});
+
+test('buildStatus: nothing changed gives the very same status, so nothing is written', () => {
+  const first = statusOf({ pod: runningStatus });
+  assert.deepEqual(statusOf({ pod: runningStatus, instance: makeInstance({ status: first }) }), first);
+});
+
+test('buildStatus: a transition time moves only with its status', () => {
+  const before = statusOf({ pod: runningStatus });
+  const old = (before.conditions ?? []).map((condition) => ({
+    ...condition,
+    lastTransitionTime: '2020-01-01T00:00:00.000Z',
+  }));
+  const after = statusOf({ pod: crashed, instance: makeInstance({ status: { ...before, conditions: old } }) });
+  const times = Object.fromEntries(
+    (after.conditions ?? []).map(({ type, lastTransitionTime }) => [type, lastTransitionTime]),
+  );
+  assert.deepEqual(times, {
+    Ready: '2026-01-01T01:00:00.000Z',
+    Reconciling: '2020-01-01T00:00:00.000Z',
+    Stalled: '2026-01-01T01:00:00.000Z',
+  });
+});
+
+test('buildStatus: the address is the pod, or the node where hostPort is set', () => {
+  const port = { name: 'game', port: 25565, protocol: 'TCP' as const };
+  const pod = statusOf({ pod: runningStatus, instance: makeInstance({ spec: { ports: [port] } }) });
+  assert.deepEqual([pod.hostAddress, pod.port], ['10.0.0.7', 25565]);
+  const host = statusOf({
+    pod: runningStatus,
+    instance: makeInstance({ spec: { ports: [{ ...port, hostPort: 30000 }] } }),
+  });
+  assert.deepEqual([host.hostAddress, host.port], ['10.1.0.1', 30000]);
+});
