@@ -103,7 +103,7 @@ export function crd(kind: Kind): object {
   return {
     apiVersion: 'apiextensions.k8s.io/v1',
     kind: 'CustomResourceDefinition',
-    metadata: { name: `${kind.plural}.${group}` },
+    metadata: { name: `${kind.plural}.${group}`, labels: { 'app.kubernetes.io/part-of': 'ringmaster' } },
     spec: {
       group,
       scope: 'Namespaced',

@@ -1,0 +1,42 @@
+/** The cluster of the end-to-end tests: two nodes, Ringmaster installed from this clone, and what the tests need to know as environment. */
+import { busyboxImage, ringmasterImage } from './images/images.ts';
+import { startCluster } from './cluster/cluster.ts';
+import type { Cluster } from './cluster/cluster.ts';
+import type { Progress } from './progress.ts';
+import { apiKeyManifest, createToken, installRelease, masterUrl } from './release.ts';
+
+/** Short, so that a lost node is noticed within seconds and not within a minute. */
+const controllerManagerArgs = ['--node-monitor-grace-period=12s', '--node-monitor-period=1s'];
+
+export async function startTestCluster(progress: Progress): Promise<Cluster> {
+  return startCluster({
+    name: 'test',
+    nodes: 2,
+    log: (line) => {
+      progress.say(line);
+    },
+    extraArgs: { 'kube-controller-manager': controllerManagerArgs },
+  });
+}
+
+export async function installForTests(progress: Progress): Promise<Record<string, string>> {
+  const cluster = await startTestCluster(progress);
+  const image = await progress.step('Building the images', () => ringmasterImage());
+  const busybox = await busyboxImage();
+  await cluster.importImages([image.tar, busybox.tar]);
+  await progress.step('Installing the Helm chart', () => installRelease(cluster, image));
+  const tokens = { all: createToken(), public: createToken() };
+  const manifests = [
+    apiKeyManifest('test-all', { token: tokens.all, permission: 'ALL' }),
+    apiKeyManifest('test-public', { token: tokens.public, permission: 'PUBLIC' }),
+  ];
+  await cluster.kubectl(['apply', '-f', '-'], { input: manifests.join('\n---\n') });
+  return {
+    ...cluster.env(),
+    RINGMASTER_TEST_CLUSTER: 'test',
+    RINGMASTER_IMAGE: image.name,
+    RINGMASTER_URL: await masterUrl(cluster),
+    RINGMASTER_TOKEN: tokens.all,
+    RINGMASTER_PUBLIC_TOKEN: tokens.public,
+  };
+}
