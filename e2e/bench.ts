@@ -1,0 +1,60 @@
+/** `npm run bench -- NAME`: runs one benchmark of e2e/bench/ on a cluster of its own and takes the cluster down again (`--keep` does not). */
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { downCluster, startCluster } from './cluster/cluster.ts';
+import type { Cluster } from './cluster/cluster.ts';
+import { busyboxImage, ringmasterImage } from './images/images.ts';
+import { createProgress } from './progress.ts';
+import type { Progress } from './progress.ts';
+import { apiKeyManifest, createToken, installRelease, masterUrl } from './release.ts';
+
+/** What a benchmark gets. */
+export interface Bench {
+  readonly cluster: Cluster;
+  readonly progress: Progress;
+  readonly url: string;
+  readonly token: string;
+  /** Image with Node in it, for programs that need a clock. */
+  readonly nodeImage: string;
+}
+
+const folder = join(import.meta.dirname, 'bench');
+const { values, positionals } = parseArgs({ allowPositionals: true, options: { keep: { type: 'boolean' } } });
+const names = (await readdir(folder))
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => file.slice(0, -'.ts'.length));
+const name = positionals[0];
+if (name === undefined || !names.includes(name)) {
+  process.stderr.write(`Usage: npm run bench -- NAME, one of: ${names.join(', ')}\n`);
+  process.exitCode = 2;
+} else {
+  await main(name);
+}
+
+async function main(benchmark: string): Promise<void> {
+  const { run } = (await import(join(folder, `${benchmark}.ts`))) as { run: (bench: Bench) => Promise<void> };
+  const progress = createProgress('bench');
+  try {
+    await run(await prepare(progress));
+  } finally {
+    if (values.keep !== true) await downCluster('bench', { wipe: true });
+  }
+}
+
+async function prepare(progress: Progress): Promise<Bench> {
+  const cluster = await startCluster({
+    name: 'bench',
+    log: (line) => {
+      progress.say(line);
+    },
+    // A million lines in one file: what is measured is reading, not rotation.
+    kubeletConfig: { containerLogMaxSize: '2Gi' },
+  });
+  const [image, busybox] = await Promise.all([ringmasterImage(), busyboxImage()]);
+  await cluster.importImages([image.tar, busybox.tar]);
+  await progress.step('Installing the Helm chart', () => installRelease(cluster, image, ['master.replicas=1']));
+  const token = createToken();
+  await cluster.kubectl(['apply', '-f', '-'], { input: apiKeyManifest('bench', { token, permission: 'ALL' }) });
+  return { cluster, progress, url: await masterUrl(cluster), token, nodeImage: image.name };
+}
