@@ -16,6 +16,7 @@ import type { Target } from './target.ts';
 
 const samplesNamespace = 'ringmaster-samples';
 const shownLines = 10;
+const envFile = join(stateDir, 'env');
 
 const { values } = parseArgs({ options: { context: { type: 'string' }, help: { type: 'boolean', short: 'h' } } });
 if (values.help === true) {
@@ -76,8 +77,6 @@ async function applySamples(target: Target): Promise<void> {
   await target.kubectl(['apply', '-n', samplesNamespace, '-f', join(import.meta.dirname, 'samples')]);
   await target.kubectl(['wait', '-n', samplesNamespace, '--for=condition=Ready', '--timeout=120s', 'instance/lobby']);
 }
-
-const envFile = join(stateDir, 'env');
 
 async function readEnv(): Promise<Partial<Record<string, string>>> {
   if (!existsSync(envFile)) return {};

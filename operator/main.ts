@@ -1,0 +1,180 @@
+/**
+ * The operator process: watches Instances, ApiKeys, pods and Services, and reconciles them while it leads.
+ *
+ * Every replica keeps its caches filled, so that a new leader starts at once; only the leader has queues and workers. When a leadership ends
+ * the process ends, and is started again as a candidate: nothing that a deposed leader knew lives on.
+ */
+import { randomUUID } from 'node:crypto';
+import type { ApiKey } from './api/v1alpha1/apikey.ts';
+import { apiKeys } from './api/v1alpha1/apikey.ts';
+import type { Instance } from './api/v1alpha1/instance.ts';
+import { instances } from './api/v1alpha1/instance.ts';
+import { ApiKeyReconciler } from './controllers/apikey/reconcile.ts';
+import { indexedId } from './controllers/instance/gather.ts';
+import { ownerName } from './controllers/instance/owner.ts';
+import { InstanceReconciler } from './controllers/instance/reconcile.ts';
+import { Stopper } from './controllers/instance/stopper.ts';
+import { operatorEnvironment, readEnvironment } from './environment.ts';
+import { serveHealth } from './health.ts';
+import { createLogger } from './log.ts';
+import { createMetrics } from './metrics.ts';
+import { group, managedBy, managedByLabel } from './names.ts';
+import { observeController, observeQueue, observeReflector, observeRequests } from './observers.ts';
+import { pods, services } from './runtime/client.ts';
+import type { Client, KubernetesObject, Pod, Resource, Service } from './runtime/client.ts';
+import { systemClock } from './runtime/clock.ts';
+import { Controller } from './runtime/controller.ts';
+import type { Reconcile } from './runtime/controller.ts';
+import { EventRecorder } from './runtime/events.ts';
+import { fence } from './runtime/fence.ts';
+import { connect } from './runtime/http.ts';
+import { dropManagedFields, keyOf } from './runtime/informer.ts';
+import type { InformerOptions } from './runtime/informer.ts';
+import { InformerSet } from './runtime/informerset.ts';
+import { LeaderElector } from './runtime/leader.ts';
+import type { Leadership } from './runtime/leader.ts';
+import { WorkQueue } from './runtime/workqueue.ts';
+
+/** A pass that takes longer is cut and tried again; the longest honest one is a stop command by a slow attach (10 s). */
+const reconcileTimeoutMs = 60_000;
+
+const settings = readEnvironment(operatorEnvironment, process.env);
+const log = createLogger({ name: 'ringmaster-operator', level: settings.RINGMASTER_LOG_LEVEL });
+const metrics = createMetrics();
+const stop = new AbortController();
+for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  process.once(signal, () => {
+    log.info({ signal }, 'Stopping');
+    stop.abort(new Error(`Stopped by ${signal}`));
+  });
+}
+
+const { client } = connect({
+  log,
+  observer: observeRequests(metrics),
+  ...(settings.RINGMASTER_CONTEXT === undefined ? {} : { context: settings.RINGMASTER_CONTEXT }),
+});
+const caches = createCaches(client);
+const all = [caches.instances, caches.keys, caches.pods, caches.services];
+const watching = new AbortController();
+const running = all.map((informer) => informer.run(watching.signal));
+const isReady = (): boolean => all.every((informer) => informer.hasSynced);
+await serveHealth({ port: settings.RINGMASTER_HEALTH_PORT, metrics, isReady }, watching.signal);
+
+const elector = new LeaderElector({
+  client,
+  namespace: settings.RINGMASTER_NAMESPACE,
+  name: settings.RINGMASTER_LEASE_NAME,
+  identity: `${settings.POD_NAME}_${randomUUID()}`,
+  clock: systemClock,
+  random: Math.random,
+  log,
+  onLeading: (isLeading) => {
+    metrics.leaderIsLeading.set(isLeading ? 1 : 0);
+  },
+});
+const ended = await elector.run(stop.signal, lead);
+watching.abort();
+await Promise.all(running);
+log.info({ ended }, 'Ended');
+process.exitCode = ended === 'stopped' ? 0 : 1;
+
+interface Caches {
+  readonly instances: InformerSet<Instance>;
+  readonly keys: InformerSet<ApiKey>;
+  readonly pods: InformerSet<Pod>;
+  readonly services: InformerSet<Service>;
+}
+
+function createCaches(reader: Client): Caches {
+  const namespaces = settings.RINGMASTER_WATCH_NAMESPACES;
+  const options = <T extends KubernetesObject>(resource: Resource<T>): Omit<InformerOptions<T>, 'scope'> => ({
+    client: reader,
+    resource,
+    clock: systemClock,
+    random: Math.random,
+    log,
+    observer: observeReflector(metrics),
+    transform: dropManagedFields,
+  });
+  const ours = { labelSelector: `${managedByLabel}=${managedBy}` };
+  const byOwner = {
+    owner: (object: KubernetesObject): string[] => {
+      const name = ownerName(object);
+      return name === undefined ? [] : [keyOf({ ...object.metadata, name })];
+    },
+  };
+  const byId = { id: (instance: Instance): string[] => [indexedId(instance) ?? ''].filter((id) => id !== '') };
+  // With a list of namespaces there may be no right to read keys elsewhere; without one, keys in foreign namespaces are told that they do not count.
+  const keyNamespaces = namespaces.length === 0 ? [] : [settings.RINGMASTER_NAMESPACE];
+  return {
+    instances: new InformerSet({ ...options(instances), indexes: byId }, namespaces),
+    keys: new InformerSet(options(apiKeys), keyNamespaces),
+    pods: new InformerSet({ ...options(pods), scope: ours, indexes: byOwner }, namespaces),
+    services: new InformerSet({ ...options(services), scope: ours }, namespaces),
+  };
+}
+
+/** Everything that writes. Returns when it has stopped writing. */
+async function lead(leadership: Leadership): Promise<void> {
+  const writer = fence(client, leadership);
+  const events = new EventRecorder({
+    client: writer,
+    clock: systemClock,
+    log,
+    reportingController: `${group}/operator`,
+    reportingInstance: settings.POD_NAME,
+  });
+  const stopper = new Stopper({ client: writer, clock: systemClock, log, signal: leadership.signal });
+  const instanceReconciler = new InstanceReconciler({ client: writer, caches, stopper, events, clock: systemClock });
+  const keyReconciler = new ApiKeyReconciler({
+    client: writer,
+    keys: caches.keys,
+    releaseNamespace: settings.RINGMASTER_NAMESPACE,
+    clock: systemClock,
+  });
+  const instanceLoop = createLoop('instance', (key, signal) => instanceReconciler.reconcile(key, signal));
+  const keyLoop = createLoop('apikey', (key, signal) => keyReconciler.reconcile(key, signal));
+  const unsubscribe = [
+    caches.instances.onChange((key) => {
+      instanceLoop.queue.add(key);
+    }),
+    caches.keys.onChange((key) => {
+      keyLoop.queue.add(key);
+    }),
+    caches.pods.onChange((_, previous, next) => {
+      enqueueOwner(instanceLoop.queue, next ?? previous);
+    }),
+    caches.services.onChange((_, previous, next) => {
+      enqueueOwner(instanceLoop.queue, next ?? previous);
+    }),
+  ];
+  // Ends after the loops: what they say last is still written, while the lease is held.
+  const eventsStop = new AbortController();
+  const eventsDone = events.run(eventsStop.signal);
+  await Promise.all([instanceLoop.controller.run(leadership.stopping), keyLoop.controller.run(leadership.stopping)]);
+  for (const undo of unsubscribe) undo();
+  eventsStop.abort();
+  await eventsDone;
+}
+
+function createLoop(name: string, reconcile: Reconcile): { queue: WorkQueue; controller: Controller } {
+  const queue = new WorkQueue({ clock: systemClock, random: Math.random, observer: observeQueue(metrics, name) });
+  const controller = new Controller({
+    name,
+    queue,
+    reconcile,
+    informers: all,
+    workers: settings.RINGMASTER_WORKERS,
+    reconcileTimeoutMs,
+    clock: systemClock,
+    log,
+    observer: observeController(metrics, name),
+  });
+  return { queue, controller };
+}
+
+function enqueueOwner(queue: WorkQueue, object: KubernetesObject | undefined): void {
+  const name = object === undefined ? undefined : ownerName(object);
+  if (name !== undefined && object !== undefined) queue.add(keyOf({ ...object.metadata, name }));
+}

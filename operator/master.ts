@@ -1,0 +1,141 @@
+/** The Master process: watches Instances and ApiKeys, follows logs, and serves clients. Any replica serves any client; none writes to the cluster. */
+import type { ApiKey } from './api/v1alpha1/apikey.ts';
+import { apiKeys } from './api/v1alpha1/apikey.ts';
+import type { Instance } from './api/v1alpha1/instance.ts';
+import { instances } from './api/v1alpha1/instance.ts';
+import { masterEnvironment, readEnvironment } from './environment.ts';
+import { createLogger } from './log.ts';
+import { createHub } from './logs/hub.ts';
+import { createKubernetesLogSource } from './logs/sources/kubernetes.ts';
+import type { LogSource } from './logs/source.ts';
+import { Directory } from './master/directory.ts';
+import { createKeyTable } from './master/keys.ts';
+import { systemClock as masterClock } from './master/ports.ts';
+import type { Limits } from './master/ports.ts';
+import { createServer } from './master/server.ts';
+import { createMetrics } from './metrics.ts';
+import { observeHub, observeReflector, observeRequests } from './observers.ts';
+import type { KubernetesObject, Resource } from './runtime/client.ts';
+import { systemClock } from './runtime/clock.ts';
+import { connect } from './runtime/http.ts';
+import { dropManagedFields } from './runtime/informer.ts';
+import type { InformerOptions } from './runtime/informer.ts';
+import { InformerSet } from './runtime/informerset.ts';
+
+const settings = readEnvironment(masterEnvironment, process.env);
+const log = createLogger({ name: 'ringmaster-master', level: settings.RINGMASTER_LOG_LEVEL });
+const metrics = createMetrics();
+const stop = new AbortController();
+for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  process.once(signal, () => {
+    log.info({ signal }, 'Draining');
+    stop.abort(new Error(`Stopped by ${signal}`));
+  });
+}
+
+const { client } = connect({
+  log,
+  observer: observeRequests(metrics),
+  ...(settings.RINGMASTER_CONTEXT === undefined ? {} : { context: settings.RINGMASTER_CONTEXT }),
+});
+const directory = new Directory();
+const keys = createKeyTable(masterClock);
+const instanceCache = new InformerSet(cacheOptions(instances), settings.RINGMASTER_WATCH_NAMESPACES);
+// Keys count in the release namespace alone: whoever may make one elsewhere must not become able to do everything.
+const keyCache = new InformerSet(cacheOptions(apiKeys), [settings.RINGMASTER_NAMESPACE]);
+instanceCache.onChange((_, previous, next) => {
+  noteInstance(previous, next);
+});
+keyCache.onChange((_, previous, next) => {
+  noteKey(previous, next);
+});
+
+const hub = createHub({ sourceFor, clock: systemClock, observer: observeHub(metrics) });
+const server = createServer({
+  port: settings.RINGMASTER_PORT,
+  hub,
+  directory,
+  tails: { tail: (uid, lines, signal) => sourceFor(uid).tail(lines, signal) },
+  keys,
+  metrics,
+  log,
+  clusterName: settings.RINGMASTER_CLUSTER_NAME,
+  nodeId: settings.NODE_NAME === '' ? settings.POD_NAME : settings.NODE_NAME,
+  isSynced: () => instanceCache.hasSynced && keyCache.hasSynced,
+  limits: limitsOf(settings),
+});
+
+// The caches outlive the drain: keys are revoked and instances end while sockets are still open.
+const watching = new AbortController();
+const running = [instanceCache.run(watching.signal), keyCache.run(watching.signal)];
+await server.start(stop.signal);
+log.info({ port: settings.RINGMASTER_PORT }, 'Serving');
+await untilAborted(stop.signal);
+await server.drain();
+hub.close();
+keys.close();
+watching.abort();
+await Promise.all(running);
+log.info('Ended');
+
+function cacheOptions<T extends KubernetesObject>(resource: Resource<T>): Omit<InformerOptions<T>, 'scope'> {
+  return {
+    client,
+    resource,
+    clock: systemClock,
+    random: Math.random,
+    log,
+    observer: observeReflector(metrics),
+    transform: dropManagedFields,
+  };
+}
+
+function sourceFor(instanceUid: string): LogSource {
+  return createKubernetesLogSource({
+    client,
+    target: directory.watchTarget(instanceUid),
+    instanceUid,
+    clock: systemClock,
+    random: Math.random,
+    log,
+  });
+}
+
+function noteInstance(previous: Instance | undefined, next: Instance | undefined): void {
+  if (next !== undefined) directory.set(next);
+  else if (previous !== undefined) directory.remove(previous);
+}
+
+function noteKey(previous: ApiKey | undefined, next: ApiKey | undefined): void {
+  if (next === undefined) {
+    if (previous !== undefined) keys.remove(previous.metadata.name);
+    return;
+  }
+  const { metadata, spec } = next;
+  const { permission, tokenSHA256, expiresAt } = spec;
+  // A key that is being deleted counts no longer, whatever its finalizers say.
+  if (metadata.deletionTimestamp !== undefined) keys.remove(metadata.name);
+  else keys.set(metadata.name, { uid: metadata.uid ?? '', permission, tokenSHA256, expiresAt });
+}
+
+function limitsOf(environment: typeof settings): Partial<Limits> {
+  const entries: [keyof Limits, number | undefined][] = [
+    ['socketsMax', environment.RINGMASTER_SOCKETS_MAX],
+    ['socketsPerKeyMax', environment.RINGMASTER_SOCKETS_PER_KEY_MAX],
+    ['socketsPerInstanceMax', environment.RINGMASTER_SOCKETS_PER_INSTANCE_MAX],
+    [
+      'drainGraceMs',
+      environment.RINGMASTER_DRAIN_SECONDS === undefined ? undefined : environment.RINGMASTER_DRAIN_SECONDS * 1000,
+    ],
+  ];
+  return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
+}
+
+async function untilAborted(signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  signal.addEventListener('abort', () => {
+    resolve(undefined);
+  });
+  if (signal.aborted) resolve(undefined);
+  await promise;
+}
