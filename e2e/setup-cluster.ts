@@ -1,6 +1,8 @@
 /** The cluster of the end-to-end tests: two nodes, Ringmaster installed from this clone, and what the tests need to know as environment. */
 import { busyboxImage, ringmasterImage } from './images/images.ts';
-import { startCluster } from './cluster/cluster.ts';
+import { downCluster, startCluster } from './cluster/cluster.ts';
+import { clusterNames, isClusterName } from './cluster/settings.ts';
+import type { ClusterName } from './cluster/settings.ts';
 import type { Cluster } from './cluster/cluster.ts';
 import type { Progress } from './progress.ts';
 import { apiKeyManifest, createToken, installRelease, masterUrl } from './release.ts';
@@ -8,9 +10,17 @@ import { apiKeyManifest, createToken, installRelease, masterUrl } from './releas
 /** Short, so that a lost node is noticed within seconds and not within a minute. */
 const controllerManagerArgs = ['--node-monitor-grace-period=12s', '--node-monitor-period=1s'];
 
+/** Another name lets somebody work on tests while a run has the cluster `test`. */
+function clusterName(): ClusterName {
+  const name = process.env.RINGMASTER_TEST_CLUSTER_NAME ?? 'test';
+  if (!isClusterName(name))
+    throw new RangeError(`RINGMASTER_TEST_CLUSTER_NAME is "${name}": use one of ${clusterNames.join(', ')}`);
+  return name;
+}
+
 export async function startTestCluster(progress: Progress): Promise<Cluster> {
   return startCluster({
-    name: 'test',
+    name: clusterName(),
     nodes: 2,
     log: (line) => {
       progress.say(line);
@@ -19,12 +29,18 @@ export async function startTestCluster(progress: Progress): Promise<Cluster> {
   });
 }
 
+export async function downTestCluster(): Promise<void> {
+  await downCluster(clusterName(), { wipe: true });
+}
+
 export async function installForTests(progress: Progress): Promise<Record<string, string>> {
   const cluster = await startTestCluster(progress);
   const image = await progress.step('Building the images', () => ringmasterImage());
   const busybox = await busyboxImage();
   await cluster.importImages([image.tar, busybox.tar]);
-  await progress.step('Installing the Helm chart', () => installRelease(cluster, image));
+  await progress.step('Installing the Helm chart', () =>
+    installRelease(cluster, image, ['master.preStopSeconds=1', 'master.drainSeconds=5']),
+  );
   const tokens = { all: createToken(), public: createToken() };
   const manifests = [
     apiKeyManifest('test-all', { token: tokens.all, permission: 'ALL' }),
@@ -33,7 +49,7 @@ export async function installForTests(progress: Progress): Promise<Record<string
   await cluster.kubectl(['apply', '-f', '-'], { input: manifests.join('\n---\n') });
   return {
     ...cluster.env(),
-    RINGMASTER_TEST_CLUSTER: 'test',
+    RINGMASTER_TEST_CLUSTER: clusterName(),
     RINGMASTER_IMAGE: image.name,
     RINGMASTER_URL: await masterUrl(cluster),
     RINGMASTER_TOKEN: tokens.all,

@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { canRunEmbedded, downCluster, startCluster } from './cluster/cluster.ts';
 import { createProgress } from './progress.ts';
-import { installForTests } from './setup-cluster.ts';
+import { downTestCluster, installForTests } from './setup-cluster.ts';
 
 const root = join(import.meta.dirname, '..');
 const groups = ['check', 'unit', 'integration', 'e2e'] as const;
@@ -77,7 +77,7 @@ async function e2e(): Promise<void> {
     const env = await installForTests(progress);
     await runTests(await testFiles(['e2e/*.e2e.ts']), env);
   } finally {
-    if (values.keep !== true) await downCluster('test', { wipe: true });
+    if (values.keep !== true) await downTestCluster();
   }
 }
 
