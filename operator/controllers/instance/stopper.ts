@@ -88,17 +88,18 @@ export class Stopper {
   async #finishWhenEnded(ref: Required<ObjectRef>, pod: PodView): Promise<void> {
     let shortFollows = 0;
     while (shortFollows < 2) {
-      const startedMs = this.#clock.now();
-      const isEof = await this.#followToEnd(ref);
-      const isShort = isEof && this.#clock.now() - startedMs < endedFollowMs;
+      const startedMs = this.#clock.elapsed();
+      const ending = await this.#followToEnd(ref);
+      if (ending === 'gone') return;
+      const isShort = ending === 'eof' && this.#clock.elapsed() - startedMs < endedFollowMs;
       shortFollows = isShort ? shortFollows + 1 : 0;
       await this.#clock.after(followPauseMs, this.#signal);
     }
     await this.#client.remove(pods, ref, { uid: pod.uid, gracePeriodSeconds: 1, signal: this.#signal });
   }
 
-  /** Whether it ended cleanly; a broken connection says nothing. An error answer (the pod is gone) is thrown: nothing is left to do. */
-  async #followToEnd(ref: Required<ObjectRef>): Promise<boolean> {
+  /** How following the log came to its end: a clean one, with the pod, or by a fault, which says nothing. */
+  async #followToEnd(ref: Required<ObjectRef>): Promise<'eof' | 'gone' | 'fault'> {
     const options = {
       container: workloadContainer,
       follow: true,
@@ -106,13 +107,13 @@ export class Stopper {
       tailLines: 0,
       signal: this.#signal,
     };
-    const stream = await this.#client.log(ref, options);
     try {
+      const stream = await this.#client.log(ref, options);
       for await (const chunk of stream) this.#log.trace({ bytes: chunk.length }, 'Still writing');
-      return true;
-    } catch {
+      return 'eof';
+    } catch (error) {
       this.#signal.throwIfAborted();
-      return false;
+      return isReason(error, 'NotFound') ? 'gone' : 'fault';
     }
   }
 }

@@ -1,0 +1,111 @@
+/** What the Master's outside needs of the rest: who wires it (operator/master.ts) and the tests each give their own. */
+import type { Cursor } from '../logs/source.ts';
+
+/** An instance as clients see it. Field names are the protocol's, not ours. */
+export interface InstanceInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly configurationName: string | null;
+  /** The node it runs on; null before it is placed. */
+  readonly wrapperNodeId: string | null;
+  readonly hostAddress: string | null;
+  readonly allocatedPort: number | null;
+  readonly state: 'CREATING' | 'ONLINE' | 'OFFLINE' | 'STOPPED';
+  /** Milliseconds since 1970; null before the first sign of life. */
+  readonly lastHeartbeat: number | null;
+  /** Null for containers. */
+  readonly processPid: number | null;
+  readonly allocatedRamMB: number;
+  /** 100 is one core. */
+  readonly allocatedCpu: number;
+  readonly runtime: string;
+  readonly restarts: number;
+}
+
+/** The instances that this replica knows of, from its cache: never waits, never throws. */
+export interface InstanceDirectory {
+  list(): readonly InstanceInfo[];
+  /** `uid` is the identity that the log hub knows the instance by; it changes when an instance is deleted and made again. */
+  byId(id: string): { readonly info: InstanceInfo; readonly uid: string } | undefined;
+}
+
+/** The end of an instance's log, without following it. */
+export interface LogTail {
+  /** The last `lines` lines, oldest first; none yet is an empty array. Rejects with `OperatorError`, or when the signal aborts. */
+  tail(uid: string, lines: number, signal: AbortSignal): Promise<TailResult>;
+}
+
+export interface TailResult {
+  readonly lines: readonly string[];
+  /** The position just after the last of them, for `?cursor=`. */
+  readonly nextCursor: Cursor;
+}
+
+/** Time, so that tests can make it pass. */
+export interface Clock {
+  nowMs(): number;
+  /** Calls `run` once after the delay, unless the returned function is called first. Keeps no process alive. */
+  after(delayMs: number, run: () => void): () => void;
+}
+
+/** The process's own time. */
+export const systemClock: Clock = {
+  nowMs: () => Date.now(),
+  after(delayMs, run) {
+    const timer = setTimeout(run, delayMs);
+    timer.unref();
+    return () => {
+      clearTimeout(timer);
+    };
+  },
+};
+
+/** Every bound on what strangers and clients can take, with its unit. */
+export interface Limits {
+  /** TCP connections, sockets and plain HTTP together; more are closed at once. */
+  readonly connectionsMax: number;
+  readonly socketsMax: number;
+  readonly socketsPerKeyMax: number;
+  readonly socketsPerInstanceMax: number;
+  /** Request line and headers together. */
+  readonly headerBytesMax: number;
+  /** From the first byte of a connection to the end of the request's headers. */
+  readonly headersTimeoutMs: number;
+  readonly requestTimeoutMs: number;
+  readonly keepAliveTimeoutMs: number;
+  /** A frame from the client; above it 1009. */
+  readonly clientFrameBytesMax: number;
+  /** What one socket may hold in our memory; above it the socket is not written to until it has drained. */
+  readonly sendBufferBytesMax: number;
+  readonly pingIntervalMs: number;
+  readonly pongTimeoutMs: number;
+  /** For a client that has so much unread that its pong is stuck behind it: see sockets.ts. */
+  readonly stalledTimeoutMs: number;
+  /** From 1001 to the end of those sockets that do not answer, and from the end of serving to the end of slow requests. */
+  readonly drainGraceMs: number;
+  /** Longest wait for the end of a log in a plain HTTP call. */
+  readonly tailTimeoutMs: number;
+  readonly publicCallsMax: number;
+  readonly publicWindowMs: number;
+}
+
+export const defaultLimits: Limits = {
+  connectionsMax: 10_000,
+  socketsMax: 5_000,
+  socketsPerKeyMax: 2_000,
+  socketsPerInstanceMax: 2_000,
+  headerBytesMax: 16 * 1024,
+  headersTimeoutMs: 10_000,
+  requestTimeoutMs: 30_000,
+  keepAliveTimeoutMs: 65_000,
+  clientFrameBytesMax: 1024,
+  sendBufferBytesMax: 256 * 1024,
+  pingIntervalMs: 15_000,
+  pongTimeoutMs: 15_000,
+  stalledTimeoutMs: 300_000,
+  drainGraceMs: 10_000,
+  tailTimeoutMs: 10_000,
+  publicCallsMax: 100,
+  publicWindowMs: 60_000,
+};

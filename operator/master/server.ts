@@ -1,0 +1,226 @@
+/**
+ * The Master's outside: one HTTP server with the REST calls and the live-log WebSocket.
+ *
+ *   connection -> limits of Node's server -> upgrade? -> upgrade.ts (may refuse) -> 101 -> express-ws route -> live.ts -> hub
+ *                                         -> request  -> rest.ts
+ *
+ * auth.ts says who may, keys.ts holds the keys, sockets.ts counts, pings and ends sockets, frames.ts makes bytes. PROTOCOL.md beside this file is
+ * what clients may rely on.
+ *
+ * Stopping: not ready and no new sockets at once, 1001 to the open ones, plain requests go on being answered; when the sockets are gone or the grace is
+ * over the port closes, requests in flight finish within another grace, and the rest is cut.
+ */
+import { createServer as createHttpServer } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+import express from 'express';
+import expressWs from 'express-ws';
+import type { Logger } from '../log.ts';
+import type { Hub } from '../logs/subscription.ts';
+import type { Metrics } from '../metrics.ts';
+import type { KeyTable } from './keys.ts';
+import { liveRoute } from './live-request.ts';
+import { serveLive } from './live.ts';
+import type { Clock, InstanceDirectory, Limits, LogTail } from './ports.ts';
+import { defaultLimits, systemClock } from './ports.ts';
+import type { Refusal } from './refusal.ts';
+import { badRequest, sendRefusal } from './refusal.ts';
+import { createRest } from './rest.ts';
+import { createSockets } from './sockets.ts';
+import type { SocketRegistry } from './sockets.ts';
+import { createUpgradeGate, isUpgrade } from './upgrade.ts';
+import type { UpgradeGate } from './upgrade.ts';
+
+export interface MasterServerOptions {
+  readonly port: number;
+  /** Address to listen on; all of them if absent. */
+  readonly host?: string;
+  readonly hub: Hub;
+  readonly directory: InstanceDirectory;
+  readonly tails: LogTail;
+  readonly keys: KeyTable;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+  readonly clusterName: string;
+  readonly nodeId: string;
+  /** Whether the caches have been filled; not ready before. */
+  isSynced(): boolean;
+  /** Those that are absent are `defaultLimits`. */
+  readonly limits?: Partial<Limits>;
+  readonly clock?: Clock;
+}
+
+export interface MasterServer {
+  /** Listens. Rejects if the port cannot be had. When the signal aborts, `drain` begins. */
+  start(signal: AbortSignal): Promise<void>;
+  /** Stops as described above; the same promise each time. Never rejects. The hub and the key table are the caller's to close. */
+  drain(): Promise<void>;
+  /** Where it listens; undefined before `start` and after `drain`. */
+  readonly address: AddressInfo | undefined;
+}
+
+/** How often Node looks for connections whose request is late; the precision of the two time limits. */
+const lateCheckIntervalMs = 1_000;
+/** Data frames of one message from the client, and pieces of it that wait: messages are small and ignored. */
+const clientFragmentsMax = 64;
+
+/** With an option of the installed ws that its published types do not know yet. */
+type ServerOptions = NonNullable<expressWs.Options['wsOptions']> & { readonly closeTimeout: number };
+
+export function createServer(options: MasterServerOptions): MasterServer {
+  const limits: Limits = { ...defaultLimits, ...options.limits };
+  const clock = options.clock ?? systemClock;
+  const { keys, metrics } = options;
+  const app = createApp();
+  const server = createHttp(app, limits);
+  const answering = trackRequests(server);
+  const sockets = createSockets({ limits, clock, keys, metrics });
+  const gate = createUpgradeGate({
+    ...options,
+    clock,
+    sockets,
+    isBusy: (socket) => (answering.get(socket) ?? 0) > 0,
+  });
+  addWebSockets({ app, server, gate, limits, options });
+  const rest = createRest({ ...options, clock, limits, sockets });
+  app.use(rest.router);
+
+  let draining: Promise<void> | undefined;
+  const drain = (): Promise<void> => {
+    draining ??= stop({ server, sockets, clock, graceMs: limits.drainGraceMs }).finally(() => {
+      rest.close();
+    });
+    return draining;
+  };
+  return {
+    async start(signal) {
+      signal.throwIfAborted();
+      await listen(server, options);
+      const onAbort = (): void => void drain();
+      signal.addEventListener('abort', onAbort, { once: true });
+      if (signal.aborted) onAbort();
+    },
+    drain,
+    get address() {
+      const address = server.address();
+      return address === null || typeof address === 'string' ? undefined : address;
+    },
+  };
+}
+
+function createApp(): express.Application {
+  const app = express();
+  app.disable('x-powered-by');
+  app.disable('etag');
+  app.set('query parser', false);
+  app.enable('case sensitive routing');
+  app.enable('strict routing');
+  return app;
+}
+
+function createHttp(app: express.Application, limits: Limits): Server {
+  const server = createHttpServer(
+    {
+      maxHeaderSize: limits.headerBytesMax,
+      headersTimeout: limits.headersTimeoutMs,
+      requestTimeout: limits.requestTimeoutMs,
+      keepAliveTimeout: limits.keepAliveTimeoutMs,
+      connectionsCheckingInterval: lateCheckIntervalMs,
+      shouldUpgradeCallback: isUpgrade,
+    },
+    app,
+  );
+  server.maxConnections = limits.connectionsMax;
+  server.on('clientError', clientOnError);
+  return server;
+}
+
+/** The WebSocket route. It stands before every other handler, because express-ws sends an accepted upgrade through the whole application. */
+function addWebSockets(parts: {
+  app: express.Application;
+  server: Server;
+  gate: UpgradeGate;
+  limits: Limits;
+  options: MasterServerOptions;
+}): void {
+  const { gate, limits, options, server } = parts;
+  const wsOptions: ServerOptions = {
+    verifyClient: gate.verifyClient,
+    handleProtocols: gate.handleProtocols,
+    clientTracking: false,
+    perMessageDeflate: false,
+    skipUTF8Validation: false,
+    maxPayload: limits.clientFrameBytesMax,
+    maxFragments: clientFragmentsMax,
+    maxBufferedChunks: clientFragmentsMax,
+    // sockets.ts ends a close that takes too long, and knows which ones may; this is only the last resort behind it.
+    closeTimeout: 2 * limits.stalledTimeoutMs,
+  };
+  const webSockets = expressWs(parts.app, server, { leaveRouterUntouched: true, wsOptions });
+  webSockets.getWss().on('wsClientError', gate.refuseHandshake);
+  webSockets.app.ws(liveRoute, (ws, request) => {
+    const accepted = gate.take(request);
+    // Cannot happen: no upgrade gets here that the gate has not accepted.
+    if (accepted === undefined) ws.terminate();
+    else void serveLive(ws, request.socket, accepted, { limits, log: options.log, metrics: options.metrics });
+  });
+}
+
+/** Requests under way on each connection. */
+function trackRequests(server: Server): WeakMap<Socket, number> {
+  const answering = new WeakMap<Socket, number>();
+  const add = (socket: Socket, change: number): void => {
+    answering.set(socket, (answering.get(socket) ?? 0) + change);
+  };
+  server.prependListener('request', (request: IncomingMessage, response) => {
+    const { socket } = request;
+    add(socket, 1);
+    response.once('close', () => {
+      add(socket, -1);
+    });
+  });
+  return answering;
+}
+
+/** What was no HTTP request: too large, too late, or garbage. */
+function clientOnError(error: NodeJS.ErrnoException, socket: Socket): void {
+  // In the middle of an earlier answer ours would be taken for a part of it.
+  if (error.code === 'ECONNRESET' || !socket.writable || socket.bytesWritten > 0) {
+    socket.destroy();
+    return;
+  }
+  sendRefusal(socket, faultOf(error.code));
+}
+
+function faultOf(code: string | undefined): Refusal {
+  if (code === 'HPE_HEADER_OVERFLOW') return { status: 431, error: 'Request header fields too large' };
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return { status: 408, error: 'Request timeout' };
+  return badRequest('Malformed HTTP request');
+}
+
+async function listen(server: Server, { port, host }: MasterServerOptions): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<undefined>();
+  server.once('error', reject);
+  server.listen({ port, ...(host === undefined ? {} : { host }) }, () => {
+    resolve(undefined);
+  });
+  await promise;
+  server.off('error', reject);
+}
+
+async function stop(parts: { server: Server; sockets: SocketRegistry; clock: Clock; graceMs: number }): Promise<void> {
+  const { server, sockets, clock, graceMs } = parts;
+  await sockets.drain();
+  sockets.close();
+  if (!server.listening) return;
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  server.close(() => {
+    resolve(undefined);
+  });
+  server.closeIdleConnections();
+  const cancel = clock.after(graceMs, () => {
+    server.closeAllConnections();
+  });
+  await promise;
+  cancel();
+}

@@ -1,0 +1,231 @@
+/**
+ * Every metric, declared once. `createMetrics()` makes a registry with the process and Node metrics and ours; nothing is kept in the module,
+ * so a test or a second server in one process has its own.
+ *
+ * Labels come from small fixed sets (a kind, a status, a controller, a route pattern): never an instance, a pod, a key or a line, so that the
+ * number of time series does not grow with use.
+ */
+import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
+
+const requestSecondsBuckets = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10];
+const reconcileSecondsBuckets = [0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
+
+/** What the Master counts of its clients. */
+export interface SocketMetrics {
+  readonly socketsOpen: Gauge<'kind'>;
+  readonly upgradesRefused: Counter<'status'>;
+  readonly socketsClosed: Counter<'cause'>;
+  readonly linesSent: Counter;
+  readonly eventsSent: Counter<'type'>;
+  readonly bytesSent: Counter;
+  readonly httpRequests: Counter<'route' | 'status'>;
+  readonly httpSeconds: Histogram<'route'>;
+}
+
+/** What the log hub counts. */
+export interface HubMetrics {
+  readonly upstreamsOpen: Gauge;
+  readonly upstreamOpens: Counter;
+  readonly upstreamResumes: Counter;
+  readonly upstreamGaps: Counter<'cause'>;
+  readonly subscribersBehind: Gauge;
+}
+
+/** What everything that talks to Kubernetes counts. */
+export interface RuntimeMetrics {
+  readonly apiRequests: Counter<'verb' | 'status'>;
+  readonly relists: Counter<'resource'>;
+  readonly watchRestarts: Counter<'resource'>;
+  readonly reflectorErrors: Counter<'resource'>;
+  readonly leaderIsLeading: Gauge;
+}
+
+/** What a control loop counts; the label is its name. */
+export interface ControllerMetrics {
+  readonly reconciles: Counter<'controller'>;
+  readonly reconcileErrors: Counter<'controller'>;
+  readonly reconcileSeconds: Histogram<'controller'>;
+  readonly queueDepth: Gauge<'controller'>;
+  readonly queueAdds: Counter<'controller'>;
+  readonly queueRetries: Counter<'controller'>;
+}
+
+export interface Metrics extends SocketMetrics, HubMetrics, RuntimeMetrics, ControllerMetrics {
+  /** Value of `Content-Type` for `text()`. */
+  readonly contentType: string;
+  /** All metrics in the Prometheus text format. */
+  text(): Promise<string>;
+}
+
+/** A registry of its own with everything above. Starts Node's garbage-collection observer, which keeps no process alive. */
+export function createMetrics(): Metrics {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  return {
+    ...socketMetrics([registry]),
+    ...hubMetrics([registry]),
+    ...runtimeMetrics([registry]),
+    ...controllerMetrics([registry]),
+    contentType: registry.contentType,
+    text: () => registry.metrics(),
+  };
+}
+
+function socketMetrics(registers: Registry[]): SocketMetrics {
+  return {
+    socketsOpen: new Gauge({
+      name: 'ringmaster_master_sockets_open',
+      help: 'WebSockets that are open now.',
+      labelNames: ['kind'] as const,
+      registers,
+    }),
+    upgradesRefused: new Counter({
+      name: 'ringmaster_master_upgrades_refused_total',
+      help: 'WebSocket upgrades that were answered with an HTTP error, by its status.',
+      labelNames: ['status'] as const,
+      registers,
+    }),
+    socketsClosed: new Counter({
+      name: 'ringmaster_master_sockets_closed_total',
+      help: 'WebSockets that this side ended, by cause.',
+      labelNames: ['cause'] as const,
+      registers,
+    }),
+    linesSent: new Counter({
+      name: 'ringmaster_master_lines_sent_total',
+      help: 'Log lines written to WebSockets; a line sent to two clients counts twice.',
+      registers,
+    }),
+    eventsSent: new Counter({
+      name: 'ringmaster_master_events_sent_total',
+      help: 'Frames written to WebSockets that are no log line, by type.',
+      labelNames: ['type'] as const,
+      registers,
+    }),
+    bytesSent: new Counter({
+      name: 'ringmaster_master_sent_bytes_total',
+      help: 'Bytes of frames, headers included, written to WebSockets.',
+      registers,
+    }),
+    httpRequests: new Counter({
+      name: 'ringmaster_http_requests_total',
+      help: 'HTTP requests answered, upgrades not included.',
+      labelNames: ['route', 'status'] as const,
+      registers,
+    }),
+    httpSeconds: new Histogram({
+      name: 'ringmaster_http_request_duration_seconds',
+      help: 'Time from a complete request header to the end of the response.',
+      labelNames: ['route'] as const,
+      buckets: requestSecondsBuckets,
+      registers,
+    }),
+  };
+}
+
+function hubMetrics(registers: Registry[]): HubMetrics {
+  return {
+    upstreamsOpen: new Gauge({
+      name: 'ringmaster_hub_upstreams_open',
+      help: 'Instances whose log is being followed now.',
+      registers,
+    }),
+    upstreamOpens: new Counter({
+      name: 'ringmaster_hub_upstream_opens_total',
+      help: 'Times that an instance log was opened for its first subscriber.',
+      registers,
+    }),
+    upstreamResumes: new Counter({
+      name: 'ringmaster_hub_upstream_resumes_total',
+      help: 'Times that a broken or ended log stream was taken up again where it had stopped.',
+      registers,
+    }),
+    upstreamGaps: new Counter({
+      name: 'ringmaster_hub_upstream_gaps_total',
+      help: 'Places where lines could no longer be had, by cause.',
+      labelNames: ['cause'] as const,
+      registers,
+    }),
+    subscribersBehind: new Gauge({
+      name: 'ringmaster_hub_subscribers_behind',
+      help: 'Subscribers with lines waiting that they have not taken yet.',
+      registers,
+    }),
+  };
+}
+
+function runtimeMetrics(registers: Registry[]): RuntimeMetrics {
+  return {
+    apiRequests: new Counter({
+      name: 'ringmaster_kubernetes_requests_total',
+      help: 'Requests to the Kubernetes API, by verb and status (0: no answer).',
+      labelNames: ['verb', 'status'] as const,
+      registers,
+    }),
+    relists: new Counter({
+      name: 'ringmaster_reflector_relists_total',
+      help: 'Complete lists of a resource, the first included.',
+      labelNames: ['resource'] as const,
+      registers,
+    }),
+    watchRestarts: new Counter({
+      name: 'ringmaster_reflector_watch_restarts_total',
+      help: 'Watches that ended and were opened again.',
+      labelNames: ['resource'] as const,
+      registers,
+    }),
+    reflectorErrors: new Counter({
+      name: 'ringmaster_reflector_errors_total',
+      help: 'Failed lists and watches.',
+      labelNames: ['resource'] as const,
+      registers,
+    }),
+    leaderIsLeading: new Gauge({
+      name: 'ringmaster_leader_is_leading',
+      help: '1 while this replica holds the lease, else 0.',
+      registers,
+    }),
+  };
+}
+
+function controllerMetrics(registers: Registry[]): ControllerMetrics {
+  return {
+    reconciles: new Counter({
+      name: 'ringmaster_controller_reconciles_total',
+      help: 'Finished reconciles, failed ones included.',
+      labelNames: ['controller'] as const,
+      registers,
+    }),
+    reconcileErrors: new Counter({
+      name: 'ringmaster_controller_reconcile_errors_total',
+      help: 'Reconciles that failed and will be tried again, or gave up.',
+      labelNames: ['controller'] as const,
+      registers,
+    }),
+    reconcileSeconds: new Histogram({
+      name: 'ringmaster_controller_reconcile_duration_seconds',
+      help: 'Time of one reconcile.',
+      labelNames: ['controller'] as const,
+      buckets: reconcileSecondsBuckets,
+      registers,
+    }),
+    queueDepth: new Gauge({
+      name: 'ringmaster_workqueue_depth_keys',
+      help: 'Keys that wait for a worker.',
+      labelNames: ['controller'] as const,
+      registers,
+    }),
+    queueAdds: new Counter({
+      name: 'ringmaster_workqueue_adds_total',
+      help: 'Keys added, those already waiting not counted.',
+      labelNames: ['controller'] as const,
+      registers,
+    }),
+    queueRetries: new Counter({
+      name: 'ringmaster_workqueue_retries_total',
+      help: 'Keys put back with a delay because their reconcile failed.',
+      labelNames: ['controller'] as const,
+      registers,
+    }),
+  };
+}
