@@ -10,6 +10,7 @@ import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
 import { instances } from './api/v1alpha1/instance.ts';
 import { ApiKeyReconciler } from './controllers/apikey/reconcile.ts';
+import type { EventSink } from './controllers/instance/act.ts';
 import { indexedId } from './controllers/instance/gather.ts';
 import { ownerName } from './controllers/instance/owner.ts';
 import { InstanceReconciler } from './controllers/instance/reconcile.ts';
@@ -125,8 +126,21 @@ async function lead(leadership: Leadership): Promise<void> {
     reportingController: `${group}/operator`,
     reportingInstance: settings.POD_NAME,
   });
+  const sink: EventSink = {
+    record(regarding, text) {
+      const { type, reason, note } = text;
+      log[type === 'Warning' ? 'warn' : 'info']({ instance: keyOf(regarding.metadata), reason }, note);
+      events.record(regarding, text);
+    },
+  };
   const stopper = new Stopper({ client: writer, clock: systemClock, log, signal: leadership.signal });
-  const instanceReconciler = new InstanceReconciler({ client: writer, caches, stopper, events, clock: systemClock });
+  const instanceReconciler = new InstanceReconciler({
+    client: writer,
+    caches,
+    stopper,
+    events: sink,
+    clock: systemClock,
+  });
   const keyReconciler = new ApiKeyReconciler({
     client: writer,
     keys: caches.keys,
