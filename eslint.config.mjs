@@ -72,6 +72,12 @@ export default defineConfig(
     owns: [],
   }),
   layer({
+    // client-node's own attach loses refusals and may end this process's standard output.
+    files: ['operator/runtime/channel.ts'],
+    forbidden: [...upper, 'master', 'controllers', 'logs', 'api'],
+    owns: ['ws'],
+  }),
+  layer({
     files: ['operator/runtime/client.ts', 'operator/runtime/http.ts'],
     forbidden: [...upper, 'master', 'controllers', 'logs', 'api'],
     owns: ['@kubernetes/client-node', 'undici'],

@@ -1,6 +1,5 @@
 /** A WebSocket with Kubernetes' channels in it, as attach speaks them. */
 import type { IncomingMessage } from 'node:http';
-// eslint-disable-next-line no-restricted-imports -- client-node's handler loses refusals and may end this process's own stdout
 import { WebSocket, type ClientOptions } from 'ws';
 import { readApiError } from './status.ts';
 import type { ChannelSocket } from './transport.ts';
