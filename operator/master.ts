@@ -11,10 +11,10 @@ import type { LogSource } from './logs/source.ts';
 import { Directory } from './master/directory.ts';
 import { createKeyTable } from './master/keys.ts';
 import { systemClock as masterClock } from './master/ports.ts';
-import type { Limits } from './master/ports.ts';
+import type { Limits, TailResult } from './master/ports.ts';
 import { createServer } from './master/server.ts';
 import { createMetrics } from './metrics.ts';
-import { observeHub, observeReflector, observeRequests } from './observers.ts';
+import { observeHub, observeReflector, observeRequests, observeSource } from './observers.ts';
 import type { KubernetesObject, Resource } from './runtime/client.ts';
 import { systemClock } from './runtime/clock.ts';
 import { connect } from './runtime/http.ts';
@@ -55,7 +55,7 @@ const server = createServer({
   port: settings.RINGMASTER_PORT,
   hub,
   directory,
-  tails: { tail: (uid, lines, signal) => sourceFor(uid).tail(lines, signal) },
+  tails: { tail: (uid, lines, signal) => readTail(uid, lines, signal) },
   keys,
   metrics,
   log,
@@ -98,7 +98,14 @@ function sourceFor(instanceUid: string): LogSource {
     clock: systemClock,
     random: Math.random,
     log,
+    observer: observeSource(metrics),
   });
+}
+
+async function readTail(instanceUid: string, count: number, signal: AbortSignal): Promise<TailResult> {
+  const { lines, cursor } = await sourceFor(instanceUid).tail(count, signal);
+  // What is not UTF-8 becomes U+FFFD, as in the frames.
+  return { lines: lines.map((line) => line.toString('utf8')), nextCursor: cursor };
 }
 
 function noteInstance(previous: Instance | undefined, next: Instance | undefined): void {

@@ -1,6 +1,6 @@
 /** Ties the observer hooks of runtime/ and logs/ to the metrics, so that neither knows Prometheus. */
-import type { GapCause } from './logs/source.ts';
 import type { HubObserver } from './logs/hub.ts';
+import type { SourceObserver } from './logs/sources/kubernetes.ts';
 import type { Metrics } from './metrics.ts';
 import type { ControllerObserver } from './runtime/controller.ts';
 import type { ReflectorObserver } from './runtime/reflector.ts';
@@ -69,12 +69,6 @@ export function observeHub(metrics: Metrics): HubObserver {
       metrics.subscribersBehind.dec();
     },
   };
-}
-
-/** What the log sources tell: streams taken up again, and places where lines are missing. */
-export interface SourceObserver {
-  resumed(): void;
-  gap(cause: GapCause): void;
 }
 
 export function observeSource(metrics: Metrics): SourceObserver {

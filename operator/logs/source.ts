@@ -46,9 +46,20 @@ export type LogEvent =
 /** Why lines are missing: a log file was rotated away, or the pod that held them is gone, or the cursor is older than what is kept. */
 export type GapCause = 'rotated' | 'pod-deleted' | 'expired';
 
+export interface LastLines {
+  readonly lines: readonly Buffer[];
+  /** Just after the last of them; where there are none, before whatever comes first. */
+  readonly cursor: Cursor;
+}
+
 export interface LogSource {
   /** See the contract above. Throws `OperatorError` `CURSOR_INVALID` before the first event if the cursor is not one of this instance's. */
   open(start: Start, signal: AbortSignal): AsyncIterable<LogEvent>;
+  /**
+   * The last `lines` lines as they are now, without following; fewer if there are fewer or if they take more memory than the source allows.
+   * Opening at the returned cursor gives exactly what follows them. Throws `OperatorError` `LOG_SOURCE_UNAVAILABLE` if they cannot be read now.
+   */
+  tail(lines: number, signal: AbortSignal): Promise<LastLines>;
   /** Total order of two positions of this source: negative if `a` is before `b`, 0 if they are the same. Throws `CURSOR_INVALID`. */
   compare(a: Cursor, b: Cursor): number;
 }

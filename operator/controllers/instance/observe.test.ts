@@ -91,3 +91,17 @@ for (const [name, { status, expected }] of Object.entries(cases)) {
     assert.deepEqual({ ...view, ...expected }, view);
   });
 }
+
+test('viewPod: a second, shorter delete does not make a pod overdue that is still stopping by its command', () => {
+  const instance = makeInstance();
+  const pod = makePod(instance, {
+    status: runningStatus,
+    metadata: {
+      deletionTimestamp: '2026-01-01T00:00:01Z',
+      annotations: { 'ringmaster.dev/stop-command-sent': '2026-01-01T00:00:00Z' },
+    },
+  });
+  const stopping: Pod = { ...pod, spec: { containers: [], ...pod.spec, terminationGracePeriodSeconds: 40 } };
+  assert.equal(viewPod(stopping).deletionDueMs, Date.parse('2026-01-01T00:00:40Z'));
+  assert.equal(viewPod(pod).deletionDueMs, Date.parse('2026-01-01T00:00:01Z'));
+});

@@ -79,10 +79,22 @@ export function viewPod(pod: Pod): PodView {
     nodeName: pod.spec?.nodeName,
     podIp: status?.podIP,
     hostIp: status?.hostIP,
-    deletionDueMs: metadata.deletionTimestamp === undefined ? undefined : Date.parse(metadata.deletionTimestamp),
+    deletionDueMs: deletionDueMs(pod),
     createdMs: Date.parse(metadata.creationTimestamp ?? '') || 0,
     isStopCommandSent: metadata.annotations?.[stopCommandSentAnnotation] !== undefined,
   };
+}
+
+/**
+ * A second delete with a shorter grace period (stopper.ts) moves the time stamp to before that delete: by it alone, a program that took its time
+ * to stop would be overdue at once. What it was given when the stop command was sent counts as well.
+ */
+function deletionDueMs({ metadata, spec }: Pod): number | undefined {
+  if (metadata.deletionTimestamp === undefined) return undefined;
+  const dueMs = Date.parse(metadata.deletionTimestamp);
+  const sentAtMs = Date.parse(metadata.annotations?.[stopCommandSentAnnotation] ?? '');
+  const graceMs = (spec?.terminationGracePeriodSeconds ?? 0) * 1000;
+  return Number.isNaN(sentAtMs) ? dueMs : Math.max(dueMs, sentAtMs + graceMs);
 }
 
 /** Whether the program in it will not run again. */

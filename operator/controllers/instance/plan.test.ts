@@ -127,6 +127,11 @@ test('plan: a program that ran to its end is not run again when its pod is clean
   ];
   const status = { state: 'STOPPED' as const, podSequence: 1, conditions };
   assert.deepEqual(plan(observe(makeInstance({ status }))).actions, []);
+  const cleaned = makePod(lobby, {
+    status: ended.status,
+    metadata: { deletionTimestamp: new Date(nowMs).toISOString() },
+  });
+  assert.deepEqual(plan(observe(makeInstance({ status }), [cleaned])).actions, []);
   const next = plan(observe(makeInstance({ status, metadata: { generation: 2 } }))).actions;
   assert.deepEqual(next, [{ type: 'create-pod', sequence: 2, because: 'started' }]);
 });

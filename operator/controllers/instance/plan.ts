@@ -125,6 +125,9 @@ function isFinished(instance: Instance): boolean {
 }
 
 function planTerminating(observed: Observed, newest: PodView, dueMs: number): Plan {
+  // The pod of a program that had run to its end is only being cleaned up.
+  if (isOver(newest) && isFinished(observed.instance) && !isOutdated(observed.instance, newest))
+    return { actions: [], situation: { at: 'pod' }, pod: newest };
   if (isOver(newest))
     return create(newest.sequence + 1, 'replaced', 'The old pod has ended; the next one is being made.');
   const leftMs = dueMs + overdueMs - observed.nowMs;

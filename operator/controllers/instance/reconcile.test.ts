@@ -1,0 +1,315 @@
+/**
+ * The whole loop of one Instance over an API server in memory. The caches are the store itself unless a test lets them lag, so each call of
+ * `pass` is one reconcile of what is there, as after any event. A fault at each of the writes in turn stands for a crash between any two.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
+import { instanceSpec, instances } from '../../api/v1alpha1/instance.ts';
+import { idLabel, instanceFinalizer } from '../../names.ts';
+import type { Client, Pod } from '../../runtime/client.ts';
+import { ApiError, pods, services } from '../../runtime/client.ts';
+import { keyOf } from '../../runtime/informer.ts';
+import { createSilentLogger } from '../../log.ts';
+import { FakeClient } from '../../testing/client.ts';
+import { FakeClock } from '../../testing/clock.ts';
+import { withFaults } from '../../testing/faults.ts';
+import type { Fault } from '../../testing/faults.ts';
+import { containerStatus, runningStatus } from '../../testing/objects.ts';
+import type { Caches } from './gather.ts';
+import { indexedId } from './gather.ts';
+import { ownerName } from './owner.ts';
+import { InstanceReconciler } from './reconcile.ts';
+import { Stopper } from './stopper.ts';
+
+const ref = { namespace: 'games', name: 'lobby' };
+const { signal } = new AbortController();
+
+class World {
+  readonly clock = new FakeClock();
+  readonly server = new FakeClient(this.clock);
+  readonly events: string[] = [];
+  client: Client = this.server;
+  /** What the pod cache shows instead of the store, to let it lag. */
+  podCache: Pod[] | undefined;
+  reconciler = this.start();
+
+  /** A new process: nothing is remembered. */
+  start(client: Client = this.server): InstanceReconciler {
+    this.client = client;
+    const stopper = new Stopper({ client, clock: this.clock, log: createSilentLogger(), signal });
+    const events = { record: (_: unknown, { reason }: { reason: string }) => this.events.push(reason) };
+    this.reconciler = new InstanceReconciler({ client, caches: this.#caches(), stopper, events, clock: this.clock });
+    return this.reconciler;
+  }
+
+  async create(spec: Partial<InstanceSpec> = {}, name = 'lobby'): Promise<void> {
+    const metadata = { namespace: 'games', name };
+    await this.server.create(instances, {
+      metadata,
+      spec: instanceSpec.parse({ image: 'example.com/server:1', ...spec }),
+    });
+  }
+
+  async pass(name = 'lobby'): Promise<{ requeueAfterMs?: number }> {
+    return this.reconciler.reconcile(`games/${name}`, signal);
+  }
+
+  /** Reconciles until nothing is written any more. */
+  async settle(): Promise<void> {
+    for (let round = 0; round < 10; round += 1) {
+      const before = this.server.writes.length;
+      await this.pass();
+      if (this.server.writes.length === before) return;
+    }
+    assert.fail('still writing after ten passes');
+  }
+
+  get instance(): Instance {
+    const instance = this.server.peek(instances, ref);
+    assert.ok(instance);
+    return instance;
+  }
+
+  get pods(): Pod[] {
+    return this.server.peekAll(pods);
+  }
+
+  /** Plays scheduler and kubelet. */
+  async podStatus(status: Pod['status'], at = 0): Promise<void> {
+    const pod = this.pods[at];
+    assert.ok(pod && status);
+    const { name } = pod.metadata;
+    await this.server.mergePatch(pods, { namespace: 'games', name }, { spec: { nodeName: 'node-1' } });
+    this.server.setStatus(pods, { namespace: 'games', name }, status);
+  }
+
+  #caches(): Caches {
+    const byName = <T extends { metadata: { namespace?: string; name: string } }>(
+      list: readonly T[],
+      key: string,
+    ): T | undefined => list.find(({ metadata }) => keyOf(metadata) === key);
+    const cachedPods = (): Pod[] => this.podCache ?? this.pods;
+    return {
+      instances: {
+        get: (key) => byName(this.server.peekAll(instances), key),
+        byIndex: (_, id) => this.server.peekAll(instances).filter((instance) => indexedId(instance) === id),
+      },
+      pods: {
+        get: (key) => byName(cachedPods(), key),
+        byIndex: (_, key) =>
+          cachedPods().filter((pod) => `${pod.metadata.namespace ?? ''}/${ownerName(pod) ?? ''}` === key),
+      },
+      services: { get: (key) => byName(this.server.peekAll(services), key), byIndex: () => [] },
+    };
+  }
+}
+
+test('reconcile: a new Instance gets id, label, finalizer, pod and status in three writes, ONLINE costs one more, rest costs none', async () => {
+  const world = new World();
+  await world.create();
+  world.server.writes.length = 0;
+  await world.pass();
+  assert.deepEqual(
+    world.server.writes.map(({ verb, kind }) => `${verb} ${kind}`),
+    ['apply Instance', 'create Pod', 'applyStatus Instance'],
+  );
+  const { metadata, status } = world.instance;
+  assert.equal(metadata.labels?.[idLabel], status?.id);
+  assert.deepEqual(metadata.finalizers, [instanceFinalizer]);
+  assert.equal(status?.state, 'CREATING');
+  assert.equal(status.podName, world.pods[0]?.metadata.name);
+  await world.podStatus(runningStatus);
+  await world.pass();
+  assert.equal(world.instance.status?.state, 'ONLINE');
+  // The fourth is the test's own: it plays the scheduler.
+  assert.equal(world.server.writes.length, 5);
+  await world.pass();
+  await world.pass();
+  assert.equal(world.server.writes.length, 5);
+});
+
+test('reconcile: a new process that knows nothing writes nothing when nothing changed', async () => {
+  const world = new World();
+  await world.create({ ports: [{ name: 'game', port: 1, protocol: 'TCP' }] });
+  await world.settle();
+  const before = world.server.writes.length;
+  world.start();
+  await world.settle();
+  assert.equal(world.server.writes.length, before);
+});
+
+const crash = (verb: Fault['verb'], how: 'fail' | 'lose', call: number): Fault => {
+  const error = new Error('connection reset');
+  return { verb, from: call, action: how === 'fail' ? { fail: error } : { lose: error } };
+};
+
+for (const verb of ['apply', 'create', 'applyStatus', 'get'] as const) {
+  for (const how of ['fail', 'lose'] as const) {
+    for (const call of [1, 2]) {
+      test(`reconcile: a crash when ${verb} ${call} ${how === 'fail' ? 'did not arrive' : 'arrived and its answer was lost'} leaves one pod, one id, one Service`, async () => {
+        const world = new World();
+        await world.create({ ports: [{ name: 'game', port: 1, protocol: 'TCP' }] });
+        world.start(withFaults(world.server, world.clock, [crash(verb, how, call)]));
+        await world.pass().catch(() => undefined);
+        const idBefore = world.instance.metadata.labels?.[idLabel];
+        world.start();
+        await world.settle();
+        assert.equal(world.pods.length, 1);
+        assert.equal(world.server.peekAll(services).length, 1);
+        assert.equal(world.instance.status?.id, world.instance.metadata.labels?.[idLabel]);
+        if (idBefore !== undefined) assert.equal(world.instance.status?.id, idBefore);
+      });
+    }
+  }
+}
+
+test('reconcile: a pod cache that lags behind the status makes no second pod', async () => {
+  const world = new World();
+  await world.create();
+  await world.settle();
+  world.podCache = [];
+  await assert.rejects(world.pass(), /still exists and is not in the cache/);
+  assert.equal(world.pods.length, 1);
+  world.podCache = undefined;
+  await world.settle();
+  assert.equal(world.pods.length, 1);
+});
+
+test('reconcile: a pod that was deleted is made again under the same id, with the next number', async () => {
+  const world = new World();
+  await world.create();
+  await world.settle();
+  const id = world.instance.status?.id;
+  const [first] = world.pods;
+  await world.server.remove(pods, first?.metadata ?? { name: '' }, { gracePeriodSeconds: 0 });
+  await world.settle();
+  assert.equal(world.pods.length, 1);
+  assert.equal(world.pods[0]?.metadata.name, `lobby-${id ?? ''}-2`);
+  assert.equal(world.instance.status?.id, id);
+});
+
+test('reconcile: deletion stops the pod first and lets go when it is gone', async () => {
+  const world = new World();
+  await world.create();
+  await world.settle();
+  await world.podStatus(runningStatus);
+  await world.server.remove(instances, ref);
+  await world.pass();
+  assert.ok(world.pods[0]?.metadata.deletionTimestamp);
+  assert.deepEqual(world.instance.metadata.finalizers, [instanceFinalizer]);
+  await world.server.remove(pods, { namespace: 'games', name: world.pods[0].metadata.name }, { gracePeriodSeconds: 0 });
+  await world.pass();
+  assert.equal(world.server.peek(instances, ref), undefined);
+});
+
+test('reconcile: the stop command is written once, however often the loop turns and whoever leads', async () => {
+  const world = new World();
+  await world.create({ stop: { command: 'stop', gracePeriodSeconds: 10 } });
+  await world.settle();
+  await world.podStatus(runningStatus);
+  await world.settle();
+  await world.server.mergePatch(instances, ref, { spec: { desiredState: 'Stopped' } });
+  await world.pass();
+  await world.pass();
+  world.start();
+  await world.pass();
+  assert.deepEqual(
+    world.server.stdin.map(({ text }) => text),
+    ['stop\n'],
+  );
+});
+
+test('reconcile: a Service of somebody else is left alone and said', async () => {
+  const world = new World();
+  await world.server.create(services, { metadata: ref, spec: { selector: { mine: 'yes' } } });
+  await world.create({ ports: [{ name: 'game', port: 1, protocol: 'TCP' }] });
+  const outcome = await world.pass();
+  assert.deepEqual(world.server.peek(services, ref)?.spec?.selector, { mine: 'yes' });
+  const stalled = world.instance.status?.conditions?.find(({ type }) => type === 'Stalled');
+  assert.equal(stalled?.reason, 'ServiceConflict');
+  assert.match(stalled.message, /spec\.service\.type to None/);
+  assert.ok(world.events.includes('ServiceConflict'));
+  assert.equal(outcome.requeueAfterMs, 30_000);
+});
+
+test('reconcile: a pod that the API server refuses stalls with its words, and is tried again', async () => {
+  const world = new World();
+  await world.create();
+  const refusal = new ApiError({
+    code: 403,
+    reason: 'Forbidden',
+    message: 'pods "x" is forbidden: violates PodSecurity "restricted"',
+  });
+  world.start(withFaults(world.server, world.clock, [{ verb: 'create', action: { fail: refusal } }]));
+  assert.equal((await world.pass()).requeueAfterMs, 30_000);
+  const stalled = world.instance.status?.conditions?.find(({ type }) => type === 'Stalled');
+  assert.match(stalled?.message ?? '', /violates PodSecurity/);
+  await world.settle();
+  assert.equal(world.pods.length, 1);
+  assert.equal(world.instance.status?.conditions?.find(({ type }) => type === 'Stalled')?.status, 'False');
+});
+
+test('reconcile: a foreign pod of our name is neither taken over nor removed', async () => {
+  const world = new World();
+  await world.create();
+  await world.pass();
+  const name = world.instance.status?.podName ?? '';
+  await world.server.remove(pods, { namespace: 'games', name }, { gracePeriodSeconds: 0 });
+  const next = name.replace(/1$/, '2');
+  await world.server.create(pods, { metadata: { namespace: 'games', name: next }, spec: { containers: [] } });
+  await world.pass();
+  const stalled = world.instance.status?.conditions?.find(({ type }) => type === 'Stalled');
+  assert.equal(stalled?.reason, 'PodConflict');
+  assert.equal(world.server.peek(pods, { namespace: 'games', name: next })?.metadata.ownerReferences, undefined);
+});
+
+test('reconcile: two Instances that appear at the same moment get two ids', async () => {
+  const world = new World();
+  await world.create({}, 'one');
+  await world.create({}, 'two');
+  await Promise.all([world.pass('one'), world.pass('two')]);
+  const ids = world.server.peekAll(instances).map(({ status }) => status?.id);
+  assert.equal(new Set(ids).size, 2);
+});
+
+test('reconcile: an Instance restored without its status keeps the id of its label, unless another has it', async () => {
+  const world = new World();
+  await world.create();
+  await world.server.mergePatch(instances, ref, { metadata: { labels: { [idLabel]: 'abc123' } } });
+  await world.pass();
+  assert.equal(world.instance.status?.id, 'abc123');
+  await world.create({}, 'copy');
+  await world.server.mergePatch(
+    instances,
+    { namespace: 'games', name: 'copy' },
+    { metadata: { labels: { [idLabel]: 'abc123' } } },
+  );
+  await world.pass('copy');
+  const copy = world.server.peek(instances, { namespace: 'games', name: 'copy' });
+  assert.notEqual(copy?.status?.id, 'abc123');
+  assert.equal(copy?.metadata.labels?.[idLabel], copy?.status?.id);
+});
+
+test('reconcile: an evicted pod is replaced, and removed once its successor runs', async () => {
+  const world = new World();
+  await world.create();
+  await world.settle();
+  await world.podStatus({ phase: 'Failed', reason: 'Evicted', containerStatuses: [containerStatus({})] });
+  await world.clock.advance(60_000);
+  await world.settle();
+  assert.equal(world.pods.length, 2);
+  assert.equal(world.instance.status?.state, 'CREATING');
+  await world.podStatus(
+    runningStatus,
+    world.pods.findIndex(({ metadata }) => metadata.name.endsWith('-2')),
+  );
+  await world.settle();
+  assert.deepEqual(
+    world.pods
+      .filter(({ metadata }) => metadata.deletionTimestamp === undefined)
+      .map(({ metadata }) => metadata.name.slice(-2)),
+    ['-2'],
+  );
+  assert.equal(world.instance.status.state, 'ONLINE');
+});

@@ -1,0 +1,242 @@
+/** One instance's upstream, ring and subscriptions. See hub.ts for how they fit. */
+import type { Clock } from '../runtime/clock.ts';
+import { Follower } from './follower.ts';
+import type { HubLimits, HubObserver } from './hub.ts';
+import { Ring } from './ring.ts';
+import type { RingPlace } from './ring.ts';
+import type { Cursor, LogEvent, LogSource, Start } from './source.ts';
+import type { Subscription } from './subscription.ts';
+
+export interface ChannelOptions {
+  readonly source: LogSource;
+  /** Where the upstream begins: what the first subscription asked for. */
+  readonly start: Start;
+  readonly limits: HubLimits;
+  readonly clock: Pick<Clock, 'elapsed' | 'after'>;
+  readonly observer: HubObserver;
+  /** Nothing new will come: later subscriptions need another channel. */
+  readonly onDone: () => void;
+  readonly onClose: () => void;
+}
+
+export class Channel {
+  readonly source: LogSource;
+  readonly observer: HubObserver;
+  readonly ring: Ring;
+  /** Those that wait for something to come. */
+  readonly waiting = new Set<Follower>();
+  readonly #options: ChannelOptions;
+  readonly #abort = new AbortController();
+  readonly #followers = new Set<Follower>();
+  #failure: { readonly error: unknown } | undefined;
+  #isEnded = false;
+  #room: (() => void) | undefined;
+  #linger: AbortController | undefined;
+  /** Since when the pump waits for the source; undefined while it does not. */
+  #waitingSince: number | undefined;
+  #lastSettledAt = Number.NEGATIVE_INFINITY;
+
+  constructor(options: ChannelOptions) {
+    this.#options = options;
+    this.source = options.source;
+    this.observer = options.observer;
+    this.ring = new Ring(options.limits, (a, b) => options.source.compare(a, b));
+    options.observer.upstreamOpened?.();
+    void this.#pump();
+  }
+
+  get isClosed(): boolean {
+    return this.#abort.signal.aborted;
+  }
+
+  get newest(): Cursor | undefined {
+    return this.ring.newestCursor;
+  }
+
+  /** What the source threw for good. */
+  get failure(): { readonly error: unknown } | undefined {
+    return this.#failure;
+  }
+
+  subscribe(start: Start): Subscription {
+    if ('after' in start) {
+      this.source.compare(start.after, start.after);
+    }
+    this.#linger?.abort();
+    this.#linger = undefined;
+    const follower = new Follower(this, start, this.#placeOf(start));
+    this.#followers.add(follower);
+    return follower;
+  }
+
+  /** A subscription has moved on or left the ring: the pump may have room now. */
+  moved(): void {
+    this.#trim();
+    this.#room?.();
+  }
+
+  leave(follower: Follower): void {
+    if (!this.#followers.delete(follower)) {
+      return;
+    }
+    this.#room?.();
+    if (this.#followers.size === 0 && !this.isClosed) {
+      if (this.#failure !== undefined) {
+        this.close();
+      } else {
+        void this.#closeAfterLinger();
+      }
+    }
+  }
+
+  close(): void {
+    if (this.isClosed) {
+      return;
+    }
+    this.#linger?.abort();
+    this.#abort.abort();
+    this.#room?.();
+    this.#options.observer.upstreamClosed?.();
+    this.#options.onDone();
+    this.#options.onClose();
+    for (const follower of [...this.#followers]) {
+      follower.close();
+    }
+  }
+
+  /** Where `start` is in the ring; undefined if the source has to be asked. */
+  #placeOf(start: Start): RingPlace | undefined {
+    const { ring } = this;
+    const first: RingPlace = { sequence: ring.oldestSequence, line: 0 };
+    const isUntouched = !ring.hasEvicted && ring.nextSequence === 0;
+    if (isUntouched && this.#followers.size === 0 && isSameStart(start, this.#options.start)) {
+      return first;
+    }
+    if ('after' in start) {
+      return ring.placeAfter(start.after);
+    }
+    const isWholeStart = !ring.hasEvicted && isSameStart(start, this.#options.start);
+    if (!this.#isSettled) {
+      // More of the backlog may come: only the very start of the upstream is known to be the right place.
+      return isWholeStart ? first : undefined;
+    }
+    return ring.lastLines(start.tail) ?? (this.#hasWhole(start.tail) ? first : undefined);
+  }
+
+  /** Whether the ring has everything that the source had to give for `tail` lines. */
+  #hasWhole(tail: number): boolean {
+    const { start } = this.#options;
+    return !this.ring.hasEvicted && 'tail' in start && start.tail >= tail;
+  }
+
+  /** Whether the pump is at the log's live end, as far as silence can tell. */
+  get #isSettled(): boolean {
+    const { clock, limits } = this.#options;
+    const now = clock.elapsed();
+    const isQuiet = this.#waitingSince !== undefined && now - this.#waitingSince >= limits.settleMs;
+    return this.#isEnded || isQuiet || now - this.#lastSettledAt < 50 * limits.settleMs;
+  }
+
+  async #pump(): Promise<void> {
+    const { start, clock, limits } = this.#options;
+    const iterator = this.source.open(start, this.#abort.signal)[Symbol.asyncIterator]();
+    try {
+      for (;;) {
+        await this.#awaitRoom();
+        this.#waitingSince = clock.elapsed();
+        const next = await iterator.next();
+        if (clock.elapsed() - this.#waitingSince >= limits.settleMs) {
+          this.#lastSettledAt = clock.elapsed();
+        }
+        this.#waitingSince = undefined;
+        if (next.done === true || this.isClosed) {
+          return;
+        }
+        this.#append(next.value);
+      }
+    } catch (error) {
+      this.#failure = { error };
+      this.#options.onDone();
+      this.#wakeAll();
+    } finally {
+      this.#isEnded = true;
+      await iterator.return?.();
+    }
+  }
+
+  #append(event: LogEvent): void {
+    const { ring } = this;
+    ring.append(event);
+    if (event.type === 'end') {
+      this.#options.onDone();
+    }
+    if (event.type === 'lines') {
+      this.observer.linesReceived?.(event.lines.length);
+    }
+    this.#trim();
+    this.#wakeAll();
+  }
+
+  /** Drops what is too much, unless every subscription in the ring is far behind. */
+  #trim(): void {
+    const { ring } = this;
+    while (ring.isFull && this.#isSomeoneAhead()) {
+      const oldest = ring.oldestSequence;
+      for (const follower of this.#followers) {
+        follower.beforeEviction(oldest);
+      }
+      ring.evict();
+    }
+  }
+
+  /** Waits while the ring is full and every subscription in it is far behind. */
+  async #awaitRoom(): Promise<void> {
+    for (;;) {
+      this.#trim();
+      if (!this.ring.isFull || this.isClosed) {
+        return;
+      }
+      const { promise, resolve } = Promise.withResolvers<undefined>();
+      this.#room = () => {
+        resolve(undefined);
+      };
+      await promise;
+      this.#room = undefined;
+    }
+  }
+
+  /** Whether the ring serves anybody by moving on: someone in it has taken half of it. */
+  #isSomeoneAhead(): boolean {
+    const { oldestSequence, nextSequence } = this.ring;
+    const half = (oldestSequence + nextSequence) / 2;
+    for (const follower of this.#followers) {
+      if (follower.sequence !== undefined && follower.sequence >= half) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  #wakeAll(): void {
+    for (const follower of [...this.waiting]) {
+      follower.wake();
+    }
+  }
+
+  async #closeAfterLinger(): Promise<void> {
+    const linger = new AbortController();
+    this.#linger = linger;
+    try {
+      await this.#options.clock.after(this.#options.limits.lingerMs, linger.signal);
+    } catch {
+      return; // Somebody subscribed, or the hub was closed.
+    }
+    if (this.#followers.size === 0) {
+      this.close();
+    }
+  }
+}
+
+function isSameStart(a: Start, b: Start): boolean {
+  return 'tail' in a ? 'tail' in b && a.tail === b.tail : 'after' in b && a.after === b.after;
+}

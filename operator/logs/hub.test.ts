@@ -1,0 +1,469 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { OperatorError } from '../errors.ts';
+import { FakeClock, settle } from '../testing/clock.ts';
+import { createHub } from './hub.ts';
+import type { HubLimits, HubObserver } from './hub.ts';
+import type { LogBatch, LogEvent, LogSource, Start } from './source.ts';
+import type { Encoder, Hub, Subscription } from './subscription.ts';
+
+/** Everything that was ever written, one entry a line or event; sources read it at their own pace, as from a file. */
+class Log {
+  readonly entries: ({ text: string } | Exclude<LogEvent, LogBatch>)[] = [];
+  readonly #waiting = new Set<() => void>();
+  opens = 0;
+  open = 0;
+  /** Events that open streams have given. */
+  given = 0;
+  failure: unknown;
+
+  write(...texts: string[]): void {
+    this.entries.push(...texts.map((text) => ({ text })));
+    this.wake();
+  }
+
+  event(event: Exclude<LogEvent, LogBatch>): void {
+    this.entries.push(event);
+    this.wake();
+  }
+
+  wake(): void {
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    waiting.forEach((resolve) => {
+      resolve();
+    });
+  }
+
+  /** Batches of `batchLines` lines at most. */
+  source(batchLines = 3): LogSource {
+    return {
+      open: (start, signal) => this.#read(start, signal, batchLines),
+      tail: () => Promise.reject(new Error('The hub never asks for a tail')),
+      compare: (a, b) => this.#indexOf(a) - this.#indexOf(b),
+    };
+  }
+
+  #indexOf(cursor: string): number {
+    if (!/^c\d+$/.test(cursor)) {
+      throw new OperatorError('CURSOR_INVALID', `Cannot resume: "${cursor}" is no cursor`);
+    }
+    return Number(cursor.slice(1));
+  }
+
+  async *#read(start: Start, signal: AbortSignal, batchLines: number): AsyncGenerator<LogEvent> {
+    this.opens += 1;
+    this.open += 1;
+    try {
+      let index = 'after' in start ? this.#indexOf(start.after) + 1 : this.#tailIndex(start.tail);
+      while (!signal.aborted) {
+        if (this.failure !== undefined) {
+          throw this.failure as Error;
+        }
+        const entry = this.entries[index];
+        if (entry === undefined) {
+          await this.#changed(signal);
+        } else if ('text' in entry) {
+          const batch = this.#batch(index, batchLines);
+          index += batch.lines.length;
+          this.given += 1;
+          yield batch;
+        } else {
+          index += 1;
+          this.given += 1;
+          yield entry;
+        }
+        if (entry !== undefined && 'type' in entry && entry.type === 'end') {
+          return;
+        }
+      }
+    } finally {
+      this.open -= 1;
+    }
+  }
+
+  async #changed(signal: AbortSignal): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<undefined>();
+    const wake = (): void => {
+      resolve(undefined);
+    };
+    this.#waiting.add(wake);
+    signal.addEventListener('abort', wake, { once: true });
+    await promise;
+  }
+
+  #tailIndex(tail: number): number {
+    const lines = this.entries.flatMap((entry, index) => ('text' in entry ? [index] : []));
+    return tail === 0 ? this.entries.length : (lines.at(-tail) ?? 0);
+  }
+
+  #batch(from: number, batchLines: number): LogBatch {
+    const lines: Buffer[] = [];
+    for (let index = from; lines.length < batchLines; index += 1) {
+      const entry = this.entries[index];
+      if (entry === undefined || !('text' in entry)) {
+        break;
+      }
+      lines.push(Buffer.from(entry.text));
+    }
+    return { type: 'lines', lines, cursorAt: (index) => `c${from + index}`, timeAt: () => undefined };
+  }
+}
+
+function lab(log: Log, limits: Partial<HubLimits> = {}, observer?: HubObserver): { hub: Hub; clock: FakeClock } {
+  const clock = new FakeClock();
+  const hub = createHub({ sourceFor: () => log.source(), clock, limits, ...(observer && { observer }) });
+  return { hub, clock };
+}
+
+/** What `next()` gives until it gives nothing, as texts; events as `<type>`. */
+function take(subscription: Subscription, chunksMax = Number.POSITIVE_INFINITY): string[] {
+  const texts: string[] = [];
+  for (let count = 0; count < chunksMax; count += 1) {
+    const chunk = subscription.next();
+    if (chunk === undefined) {
+      break;
+    }
+    texts.push(
+      ...(chunk.type === 'lines' ? chunk.batch.lines.slice(chunk.from, chunk.to).map(String) : [`<${chunk.type}>`]),
+    );
+  }
+  return texts;
+}
+
+async function drain(subscription: Subscription): Promise<string[]> {
+  const texts: string[] = [];
+  for (let idle = 0; idle < 3;) {
+    const taken = take(subscription);
+    texts.push(...taken);
+    idle = taken.length > 0 ? 0 : idle + 1;
+    // Asks, as an owner does: a stream of its own is pulled only then.
+    void subscription.readable();
+    await settle();
+  }
+  return texts;
+}
+
+const numbered = (from: number, to: number): string[] =>
+  Array.from({ length: to - from + 1 }, (_, index) => `${from + index}`);
+
+test('hub: any number of subscriptions share one upstream, which closes after the last one and a linger', async () => {
+  const log = new Log();
+  log.write(...numbered(1, 9));
+  const { hub, clock } = lab(log, { lingerMs: 2000 });
+  const first = hub.subscribe('a', { tail: 5 });
+  assert.deepEqual(await drain(first), numbered(5, 9));
+  await clock.advance(1000);
+  const others = Array.from({ length: 20 }, () => hub.subscribe('a', { tail: 3 }));
+  for (const other of others) {
+    assert.deepEqual(await drain(other), numbered(7, 9));
+  }
+  assert.equal(log.opens, 1);
+  for (const subscription of [first, ...others]) {
+    subscription.close();
+    subscription.close();
+  }
+  await clock.advance(1999);
+  assert.equal(log.open, 1);
+  const again = hub.subscribe('a', { tail: 1 });
+  await clock.advance(5000);
+  assert.deepEqual([log.opens, log.open], [1, 1], 'a reconnect within the linger uses the same upstream');
+  again.close();
+  await clock.advance(2001);
+  assert.equal(log.open, 0);
+});
+
+test('hub: live lines wake every subscription, in order, with events between them', async () => {
+  const log = new Log();
+  const { hub } = lab(log);
+  const [a, b] = [hub.subscribe('a', { tail: 10 }), hub.subscribe('a', { tail: 10 })];
+  await settle();
+  const woken = Promise.all([a.readable(), b.readable()]);
+  log.write('1');
+  log.event({ type: 'restart', cause: 'container' });
+  log.write('2');
+  await woken;
+  const expected = ['1', '<restart>', '2'];
+  assert.deepEqual([await drain(a), await drain(b)], [expected, expected]);
+  hub.close();
+});
+
+test('hub: a batch is encoded once for each encoder, however many subscriptions ask, and parts are views', async () => {
+  const log = new Log();
+  log.write('one', 'two', 'three');
+  const { hub, clock } = lab(log);
+  let encodes = 0;
+  const encoder: Encoder = {
+    encode: (batch) => {
+      encodes += 1;
+      const bytes = Buffer.concat(batch.lines.map((line) => Buffer.concat([line, Buffer.from('|')])));
+      const offsets = new Uint32Array(batch.lines.length + 1);
+      batch.lines.forEach((line, index) => (offsets[index + 1] = (offsets[index] ?? 0) + line.length + 1));
+      return { bytes, offsets };
+    },
+  };
+  const whole = hub.subscribe('a', { tail: 3 });
+  await clock.advance(1000);
+  const part = hub.subscribe('a', { tail: 1 });
+  const chunks = [whole.next(), part.next()].map((chunk) =>
+    chunk?.type === 'lines' ? chunk.encoded(encoder) : undefined,
+  );
+  assert.deepEqual(chunks.map(String), ['one|two|three|', 'three|']);
+  assert.equal(chunks[0]?.buffer, chunks[1]?.buffer);
+  assert.equal(encodes, 1);
+  hub.close();
+});
+
+test('hub: a slow subscription falls out of the ring, reads on from the source and returns, losing and repeating nothing', async () => {
+  const log = new Log();
+  const seen = { behind: 0, up: 0 };
+  const observer = { caughtBehind: () => (seen.behind += 1), caughtUp: () => (seen.up += 1) };
+  const { hub } = lab(log, { ringLinesMax: 10 }, observer);
+  const fast = hub.subscribe('a', { tail: 100 });
+  const slow = hub.subscribe('a', { tail: 100 });
+  await settle();
+  const fastTexts: string[] = [];
+  const slowTexts: string[] = [];
+  for (let round = 0; round < 20; round += 1) {
+    log.write(...numbered(round * 5 + 1, round * 5 + 5));
+    fastTexts.push(...(await drain(fast)));
+    slowTexts.push(...take(slow, round % 5 === 0 ? 1 : 0));
+  }
+  slowTexts.push(...(await drain(slow)));
+  assert.deepEqual(fastTexts, numbered(1, 100));
+  assert.deepEqual(slowTexts, numbered(1, 100));
+  assert.ok(seen.behind > 0 && seen.up > 0, JSON.stringify(seen));
+  await settle();
+  assert.equal(log.open, 1, 'the stream of its own is closed');
+  log.write('101');
+  assert.deepEqual([await drain(fast), await drain(slow)], [['101'], ['101']]);
+  hub.close();
+});
+
+test('hub: when every subscription is slow the upstream is not pulled, and nobody falls out', async () => {
+  const log = new Log();
+  const seen = { behind: 0 };
+  const { hub } = lab(log, { ringLinesMax: 10 }, { caughtBehind: () => (seen.behind += 1) });
+  const subscriptions = [hub.subscribe('a', { tail: 1000 }), hub.subscribe('a', { tail: 1000 })];
+  log.write(...numbered(1, 1000));
+  await settle();
+  await settle();
+  assert.ok(log.given <= 5, `pulled ${log.given} batches`);
+  for (const subscription of subscriptions) {
+    assert.ok(subscription.behindLines <= 13, `${subscription.behindLines} lines are held`);
+  }
+  const texts: string[][] = [[], []];
+  for (let round = 0; round < 2000; round += 1) {
+    subscriptions.forEach((subscription, index) => texts[index]?.push(...take(subscription, 1)));
+    await settle();
+  }
+  assert.deepEqual(texts, [numbered(1, 1000), numbered(1, 1000)]);
+  assert.equal(seen.behind, 0);
+  assert.equal(log.opens, 1);
+  hub.close();
+});
+
+test('hub: a subscription that never reads costs the ring alone and stops nobody', async () => {
+  const log = new Log();
+  const { hub } = lab(log, { ringLinesMax: 30 });
+  const dead = hub.subscribe('a', { tail: 10_000 });
+  const fast = hub.subscribe('a', { tail: 10_000 });
+  await settle();
+  let count = 0;
+  for (let round = 0; round < 200; round += 1) {
+    log.write(...numbered(round * 10 + 1, round * 10 + 10));
+    count += (await drain(fast)).length;
+  }
+  assert.equal(count, 2000);
+  assert.ok(dead.behindLines <= 40, `${dead.behindLines} lines`);
+  const upstreamBatches = 2000 / 3 + 200;
+  assert.ok(log.given <= upstreamBatches + 2, `the stream of the dead one was pulled: ${log.given}`);
+  dead.close();
+  hub.close();
+  await settle();
+  assert.equal(log.open, 0);
+});
+
+test('hub: a cursor in the ring joins there, an older one reads from the source first, a foreign one is refused', async () => {
+  const log = new Log();
+  log.write(...numbered(0, 99));
+  const { hub, clock } = lab(log, { ringLinesMax: 12 });
+  const first = hub.subscribe('a', { tail: 100 });
+  assert.deepEqual(await drain(first), numbered(0, 99));
+  await clock.advance(100);
+  const opens = log.opens;
+  const near = hub.subscribe('a', { after: 'c95' });
+  assert.deepEqual(await drain(near), numbered(96, 99));
+  const newest = hub.subscribe('a', { after: hub.newest('a') ?? '' });
+  assert.deepEqual(await drain(newest), []);
+  assert.equal(log.opens, opens, 'the ring sufficed');
+  const old = hub.subscribe('a', { after: 'c40' });
+  assert.deepEqual(await drain(old), numbered(41, 99));
+  assert.throws(() => hub.subscribe('a', { after: 'x' }), { code: 'CURSOR_INVALID' });
+  assert.throws(() => hub.subscribe('b', { after: 'x' }), { code: 'CURSOR_INVALID' });
+  hub.close();
+});
+
+test('hub: a second subscription while the backlog is still read gets its own right backlog', async () => {
+  const log = new Log();
+  log.write(...numbered(1, 60));
+  const { hub } = lab(log);
+  const first = hub.subscribe('a', { tail: 50 });
+  await settle();
+  const [same, fewer, none] = [
+    hub.subscribe('a', { tail: 50 }),
+    hub.subscribe('a', { tail: 4 }),
+    hub.subscribe('a', { tail: 0 }),
+  ];
+  await settle();
+  log.write('61');
+  assert.deepEqual(await drain(first), numbered(11, 61));
+  assert.deepEqual(await drain(same), numbered(11, 61));
+  assert.deepEqual((await drain(fewer)).slice(-5).at(-1), '61');
+  assert.deepEqual((await drain(none)).at(-1) ?? '61', '61');
+  hub.close();
+});
+
+test('hub: what the source throws for good reaches every subscription after the lines before it, and a new one tries again', async () => {
+  const log = new Log();
+  log.write('1');
+  const { hub } = lab(log);
+  const subscription = hub.subscribe('a', { tail: 10 });
+  assert.deepEqual(await drain(subscription), ['1']);
+  log.write('2');
+  await settle();
+  log.failure = new Error('gone for good');
+  log.wake();
+  await subscription.readable();
+  await settle();
+  assert.deepEqual(take(subscription, 1), ['2']);
+  await subscription.readable();
+  assert.throws(() => subscription.next(), /gone for good/);
+  log.failure = undefined;
+  assert.deepEqual(await drain(hub.subscribe('a', { tail: 1 })), ['2']);
+  hub.close();
+});
+
+test('hub: after the end nothing follows, and a later subscription asks the source anew', async () => {
+  const log = new Log();
+  log.write('1');
+  const { hub } = lab(log);
+  const subscription = hub.subscribe('a', { tail: 10 });
+  log.event({ type: 'end' });
+  assert.deepEqual(await drain(subscription), ['1', '<end>']);
+  assert.equal(subscription.next(), undefined);
+  await subscription.readable();
+  const late = hub.subscribe('a', { tail: 10 });
+  assert.deepEqual(await drain(late), ['1', '<end>']);
+  assert.equal(log.opens, 2);
+  hub.close();
+});
+
+test('hub: closing wakes who waits, and gives everything back', async () => {
+  const log = new Log();
+  const { hub } = lab(log);
+  const [a, b] = [hub.subscribe('a', { tail: 10 }), hub.subscribe('b', { tail: 10 })];
+  const waiting = [a.readable(), b.readable()];
+  await settle();
+  a.close();
+  hub.close();
+  await Promise.all(waiting);
+  assert.deepEqual([a.next(), b.next()], [undefined, undefined]);
+  await settle();
+  assert.equal(log.open, 0);
+});
+
+type Action =
+  | { readonly do: 'write'; readonly count: number }
+  | { readonly do: 'event'; readonly type: 'restart' | 'gap' }
+  | { readonly do: 'join'; readonly tail: number }
+  | { readonly do: 'resume' | 'leave'; readonly who: number }
+  | { readonly do: 'take'; readonly who: number; readonly chunks: number }
+  | { readonly do: 'settle' };
+
+const who = fc.nat({ max: 5 });
+const actionArbitrary: fc.Arbitrary<Action> = fc.oneof(
+  { weight: 5, arbitrary: fc.record({ do: fc.constant('write' as const), count: fc.integer({ min: 1, max: 9 }) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('event' as const),
+      type: fc.constantFrom('restart' as const, 'gap' as const),
+    }),
+  },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant('join' as const), tail: fc.constantFrom(0, 1, 4, 15, 1000) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('resume' as const, 'leave' as const), who }) },
+  { weight: 6, arbitrary: fc.record({ do: fc.constant('take' as const), who, chunks: fc.constantFrom(1, 1, 2, 100) }) },
+  { weight: 4, arbitrary: fc.constant({ do: 'settle' as const }) },
+);
+
+test('hub: whoever comes, goes or lags, each sees one unbroken run of the log, and memory stays bounded', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(actionArbitrary, { minLength: 5, maxLength: 80 }),
+      fc.integer({ min: 3, max: 25 }),
+      playHub,
+    ),
+    { numRuns: Number(process.env['MODEL_RUNS'] ?? 200) },
+  );
+});
+
+async function playHub(actions: Action[], ringLinesMax: number): Promise<void> {
+  const log = new Log();
+  const { hub } = lab(log, { ringLinesMax });
+  const sessions: { subscription: Subscription; texts: string[]; isOpen: boolean }[] = [];
+  const join = (start: Start, texts: string[]): void => {
+    sessions.push({ subscription: hub.subscribe('a', start), texts, isOpen: true });
+  };
+  let written = 0;
+  for (const action of actions) {
+    const session = 'who' in action ? sessions.filter((each) => each.isOpen).at(action.who) : undefined;
+    switch (action.do) {
+      case 'write':
+        log.write(...numbered(written, written + action.count - 1));
+        written += action.count;
+        break;
+      case 'event':
+        log.event(
+          action.type === 'gap' ? { type: 'gap', lines: 1, cause: 'rotated' } : { type: 'restart', cause: 'pod' },
+        );
+        break;
+      case 'join':
+        join({ tail: action.tail }, []);
+        break;
+      case 'leave':
+      case 'resume': {
+        if (session === undefined) {
+          break;
+        }
+        session.subscription.close();
+        session.isOpen = false;
+        const last = session.texts.findLast((text) => !text.startsWith('<'));
+        if (action.do === 'resume' && last !== undefined) {
+          const cursor = `c${log.entries.findIndex((entry) => 'text' in entry && entry.text === last)}`;
+          join({ after: cursor }, session.texts.slice(0, session.texts.indexOf(last) + 1));
+        }
+        break;
+      }
+      case 'take':
+        session?.texts.push(...take(session.subscription, action.chunks));
+        void session?.subscription.readable();
+        break;
+      case 'settle':
+        await settle();
+    }
+    for (const each of sessions) {
+      assert.ok(each.subscription.behindLines <= ringLinesMax + 3, 'the ring is bounded');
+    }
+  }
+  log.event({ type: 'end' });
+  const all = log.entries.map((entry) => ('text' in entry ? entry.text : `<${entry.type}>`));
+  for (const each of sessions.filter((one) => one.isOpen)) {
+    each.texts.push(...(await drain(each.subscription)));
+    assert.deepEqual(each.texts, all.slice(all.length - each.texts.length), 'a suffix of the log');
+  }
+  hub.close();
+  await settle();
+  assert.equal(log.open, 0);
+}

@@ -1,0 +1,91 @@
+/**
+ * Fans each instance's log out: one upstream per instance, however many subscriptions.
+ *
+ *   source --pump--> ring --> subscription --> (owner pulls)
+ *                      \____> subscription
+ *   source ----own catch-up stream---> subscription that is behind the ring, or came with an older cursor
+ *
+ * The pump appends to a bounded ring. A subscription is a place in it. While at least one subscription keeps up, the pump goes on and
+ * those that do not fall out of the ring; each then reads on by its own stream from the source, at its own pace, and returns to the ring
+ * when the line it has just taken is exactly a line of the ring: no gap and no duplicate by construction, whatever the order of cursors.
+ * If none keeps up, the pump waits, and the pressure reaches the source.
+ */
+import type { Clock } from '../runtime/clock.ts';
+import { Channel } from './channel.ts';
+import type { Cursor, LogSource, Start } from './source.ts';
+import type { Hub, Subscription } from './subscription.ts';
+
+/** Limits of the hub, for each instance with at least one subscription. */
+export const hubLimits = {
+  ringBytesMax: 4 * 1024 * 1024,
+  ringLinesMax: 20_000,
+  /** How long an upstream stays open without a subscription, so that a reconnect is cheap. */
+  lingerMs: 2000,
+  /** An upstream that had nothing to give for so long has given its backlog. */
+  settleMs: 20,
+} as const;
+
+export type HubLimits = { readonly [K in keyof typeof hubLimits]: number };
+
+/** Told what happens, for metrics; never asked. */
+export interface HubObserver {
+  upstreamOpened?(): void;
+  upstreamClosed?(): void;
+  linesReceived?(lines: number): void;
+  /** A subscription fell out of the ring and reads from the source. */
+  caughtBehind?(): void;
+  /** It is back in the ring. */
+  caughtUp?(): void;
+}
+
+export interface HubOptions {
+  readonly sourceFor: (instanceUid: string) => LogSource;
+  readonly clock: Pick<Clock, 'elapsed' | 'after'>;
+  readonly limits?: Partial<HubLimits>;
+  readonly observer?: HubObserver;
+}
+
+/** Holds no timers or streams while nobody is subscribed (but for the linger). */
+export function createHub(options: HubOptions): Hub {
+  const limits = { ...hubLimits, ...options.limits };
+  /** Those that later subscriptions may join. */
+  const channels = new Map<string, Channel>();
+  const open = new Set<Channel>();
+  return {
+    subscribe(instanceUid: string, start: Start): Subscription {
+      const known = channels.get(instanceUid);
+      if (known !== undefined && !known.isClosed) {
+        return known.subscribe(start);
+      }
+      const source = options.sourceFor(instanceUid);
+      if ('after' in start) {
+        // Refused here, before anything is opened.
+        source.compare(start.after, start.after);
+      }
+      const channel = new Channel({
+        source,
+        start,
+        limits,
+        clock: options.clock,
+        observer: options.observer ?? {},
+        onDone: () => {
+          if (channels.get(instanceUid) === channel) {
+            channels.delete(instanceUid);
+          }
+        },
+        onClose: () => {
+          open.delete(channel);
+        },
+      });
+      channels.set(instanceUid, channel);
+      open.add(channel);
+      return channel.subscribe(start);
+    },
+    newest: (instanceUid: string): Cursor | undefined => channels.get(instanceUid)?.newest,
+    close(): void {
+      for (const channel of [...open]) {
+        channel.close();
+      }
+    },
+  };
+}
