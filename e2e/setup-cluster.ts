@@ -1,7 +1,9 @@
 /** The cluster of the end-to-end tests: two nodes, Ringmaster installed from this clone, and what the tests need to know as environment. */
+import { join } from 'node:path';
 import { busyboxImage, ringmasterImage } from './images/images.ts';
 import { downCluster, startCluster } from './cluster/cluster.ts';
-import { clusterNames, isClusterName } from './cluster/settings.ts';
+import { logDir } from './cluster/plan.ts';
+import { clusterNames, clusterSettings, isClusterName } from './cluster/settings.ts';
 import type { ClusterName } from './cluster/settings.ts';
 import type { Cluster } from './cluster/cluster.ts';
 import type { Progress } from './progress.ts';
@@ -9,6 +11,23 @@ import { apiKeyManifest, createToken, installRelease, masterUrl } from './releas
 
 /** Short, so that a lost node is noticed within seconds and not within a minute. */
 const controllerManagerArgs = ['--node-monitor-grace-period=12s', '--node-monitor-period=1s'];
+/** Small and often looked at, so that a test sees log files rotate within seconds. */
+const kubeletConfig = { containerLogMaxSize: '4Mi', containerLogMonitorInterval: '3s' };
+
+/** Every request of the operator and the Master, so that a test can say what they did not do. */
+function auditArgs(name: ClusterName): string[] {
+  return [
+    `--audit-policy-file=${join(import.meta.dirname, 'audit-policy.json')}`,
+    `--audit-log-path=${auditLogFile(name)}`,
+    '--audit-log-maxsize=64',
+    '--audit-log-maxbackup=1',
+  ];
+}
+
+/** JSON lines, written by the API server. */
+export function auditLogFile(name: ClusterName): string {
+  return join(logDir(clusterSettings(name)), 'audit.log');
+}
 
 /** Another name lets somebody work on tests while a run has the cluster `test`. */
 function clusterName(): ClusterName {
@@ -19,13 +38,15 @@ function clusterName(): ClusterName {
 }
 
 export async function startTestCluster(progress: Progress): Promise<Cluster> {
+  const name = clusterName();
   return startCluster({
-    name: clusterName(),
+    name,
     nodes: 2,
     log: (line) => {
       progress.say(line);
     },
-    extraArgs: { 'kube-controller-manager': controllerManagerArgs },
+    extraArgs: { 'kube-apiserver': auditArgs(name), 'kube-controller-manager': controllerManagerArgs },
+    kubeletConfig,
   });
 }
 
@@ -39,7 +60,7 @@ export async function installForTests(progress: Progress): Promise<Record<string
   const busybox = await busyboxImage();
   await cluster.importImages([image.tar, busybox.tar]);
   await progress.step('Installing the Helm chart', () =>
-    installRelease(cluster, image, ['master.preStopSeconds=1', 'master.drainSeconds=5']),
+    installRelease(cluster, image, ['logLevel=debug', 'master.preStopSeconds=1', 'master.drainSeconds=5']),
   );
   const tokens = { all: createToken(), public: createToken() };
   const manifests = [

@@ -10,7 +10,7 @@ import { createKubernetesLogSource } from './logs/sources/kubernetes.ts';
 import type { LogSource } from './logs/source.ts';
 import { Directory } from './master/directory.ts';
 import { createKeyTable } from './master/keys.ts';
-import { systemClock as masterClock } from './master/ports.ts';
+import { systemTimers } from './master/ports.ts';
 import type { Limits, TailResult } from './master/ports.ts';
 import { createServer } from './master/server.ts';
 import { createMetrics } from './metrics.ts';
@@ -39,7 +39,7 @@ const { client } = connect({
   ...(settings.RINGMASTER_CONTEXT === undefined ? {} : { context: settings.RINGMASTER_CONTEXT }),
 });
 const directory = new Directory();
-const keys = createKeyTable(masterClock);
+const keys = createKeyTable(systemTimers);
 const instanceCache = new InformerSet(cacheOptions(instances), settings.RINGMASTER_WATCH_NAMESPACES);
 // Keys count in the release namespace alone: whoever may make one elsewhere must not become able to do everything.
 const keyCache = new InformerSet(cacheOptions(apiKeys), [settings.RINGMASTER_NAMESPACE]);

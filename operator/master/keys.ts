@@ -5,7 +5,7 @@
 import type { Permission } from '../api/v1alpha1/apikey.ts';
 import type { Key, KeyLookup } from './auth.ts';
 import { isExpired, permits } from './auth.ts';
-import type { Clock } from './ports.ts';
+import type { Timers } from './ports.ts';
 
 export interface KeySpec {
   readonly uid: string;
@@ -30,7 +30,7 @@ export interface KeyTable extends KeyLookup {
 /** Longest delay that a timer takes (2^31 - 1 ms); a later expiry is waited for in several steps. */
 const timerDelayMsMax = 2_147_483_647;
 
-export function createKeyTable(clock: Clock): KeyTable {
+export function createKeyTable(clock: Timers): KeyTable {
   const byName = new Map<string, Key>();
   const byFingerprint = new Map<string, Set<Key>>();
   const listeners = new Set<(name: string) => void>();

@@ -43,14 +43,14 @@ export interface TailResult {
 }
 
 /** Time, so that tests can make it pass. */
-export interface Clock {
+export interface Timers {
   nowMs(): number;
   /** Calls `run` once after the delay, unless the returned function is called first. Keeps no process alive. */
   after(delayMs: number, run: () => void): () => void;
 }
 
 /** The process's own time. */
-export const systemClock: Clock = {
+export const systemTimers: Timers = {
   nowMs: () => Date.now(),
   after(delayMs, run) {
     const timer = setTimeout(run, delayMs);

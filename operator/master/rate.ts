@@ -1,6 +1,6 @@
 /** The call limit of PUBLIC keys: a fixed window for each key. What it keeps is bounded by the number of keys, not by what strangers send. */
 import type { KeyTable } from './keys.ts';
-import type { Clock } from './ports.ts';
+import type { Timers } from './ports.ts';
 
 export interface RateLimit {
   /** Counts one call. Undefined: it may go on; else the time until the key may call again. */
@@ -16,7 +16,7 @@ interface Window {
 export function createRateLimit(options: {
   callsMax: number;
   windowMs: number;
-  clock: Clock;
+  clock: Timers;
   keys: KeyTable;
 }): RateLimit {
   const { callsMax, windowMs, clock, keys } = options;

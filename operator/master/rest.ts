@@ -8,7 +8,7 @@ import type { Key } from './auth.ts';
 import { decide, readToken } from './auth.ts';
 import type { KeyTable } from './keys.ts';
 import { isInstanceId, liveRoute, malformedId, readInteger, readParameters } from './live-request.ts';
-import type { Clock, InstanceDirectory, Limits, LogTail, TailResult } from './ports.ts';
+import type { Timers, InstanceDirectory, Limits, LogTail, TailResult } from './ports.ts';
 import { createRateLimit } from './rate.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, instanceNotFound, refusalOf, unauthorized } from './refusal.ts';
@@ -22,7 +22,7 @@ export interface RestOptions {
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly limits: Limits;
-  readonly clock: Clock;
+  readonly clock: Timers;
   readonly clusterName: string;
   readonly nodeId: string;
   /** Whether the caches have been filled. */

@@ -21,8 +21,8 @@ import type { Metrics } from '../metrics.ts';
 import type { KeyTable } from './keys.ts';
 import { liveRoute } from './live-request.ts';
 import { serveLive } from './live.ts';
-import type { Clock, InstanceDirectory, Limits, LogTail } from './ports.ts';
-import { defaultLimits, systemClock } from './ports.ts';
+import type { Timers, InstanceDirectory, Limits, LogTail } from './ports.ts';
+import { defaultLimits, systemTimers } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, sendRefusal } from './refusal.ts';
 import { createRest } from './rest.ts';
@@ -47,7 +47,7 @@ export interface MasterServerOptions {
   isSynced(): boolean;
   /** Those that are absent are `defaultLimits`. */
   readonly limits?: Partial<Limits>;
-  readonly clock?: Clock;
+  readonly clock?: Timers;
 }
 
 export interface MasterServer {
@@ -69,7 +69,7 @@ type ServerOptions = NonNullable<expressWs.Options['wsOptions']> & { readonly cl
 
 export function createServer(options: MasterServerOptions): MasterServer {
   const limits: Limits = { ...defaultLimits, ...options.limits };
-  const clock = options.clock ?? systemClock;
+  const clock = options.clock ?? systemTimers;
   const { keys, metrics } = options;
   const app = createApp();
   const server = createHttp(app, limits);
@@ -208,7 +208,7 @@ async function listen(server: Server, { port, host }: MasterServerOptions): Prom
   server.off('error', reject);
 }
 
-async function stop(parts: { server: Server; sockets: SocketRegistry; clock: Clock; graceMs: number }): Promise<void> {
+async function stop(parts: { server: Server; sockets: SocketRegistry; clock: Timers; graceMs: number }): Promise<void> {
   const { server, sockets, clock, graceMs } = parts;
   await sockets.drain();
   sockets.close();

@@ -11,7 +11,7 @@ import type { Key } from './auth.ts';
 import type { KeyTable } from './keys.ts';
 import type { Liveness, Traffic } from './liveness.ts';
 import { createLiveness, judge, notePong } from './liveness.ts';
-import type { Clock, Limits } from './ports.ts';
+import type { Timers, Limits } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { unavailable } from './refusal.ts';
 
@@ -61,7 +61,7 @@ export interface SocketRegistry {
 
 export interface SocketRegistryOptions {
   readonly limits: Limits;
-  readonly clock: Clock;
+  readonly clock: Timers;
   readonly keys: KeyTable;
   readonly metrics: Metrics;
 }

@@ -27,7 +27,7 @@ import {
   offeredProtocols,
   readLiveQuery,
 } from './live-request.ts';
-import type { Clock, InstanceDirectory } from './ports.ts';
+import type { Timers, InstanceDirectory } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, instanceNotFound, refusalOf, sendRefusal, unauthorized } from './refusal.ts';
 import type { Slot, SocketRegistry } from './sockets.ts';
@@ -57,7 +57,7 @@ export interface UpgradeGateOptions {
   readonly directory: InstanceDirectory;
   readonly keys: KeyTable;
   readonly sockets: SocketRegistry;
-  readonly clock: Clock;
+  readonly clock: Timers;
   readonly log: Logger;
   readonly metrics: Metrics;
   /** Whether an earlier request on this connection is still being answered. */

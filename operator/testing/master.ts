@@ -6,8 +6,8 @@ import { createSilentLogger } from '../log.ts';
 import { fingerprintOf } from '../master/auth.ts';
 import type { KeySpec, KeyTable } from '../master/keys.ts';
 import { createKeyTable } from '../master/keys.ts';
-import type { Clock, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
-import { systemClock } from '../master/ports.ts';
+import type { Timers, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
+import { systemTimers } from '../master/ports.ts';
 import type { MasterServer } from '../master/server.ts';
 import { createServer } from '../master/server.ts';
 import type { Metrics } from '../metrics.ts';
@@ -42,7 +42,7 @@ export interface TestMasterOptions {
 }
 
 export async function startMaster(options: TestMasterOptions = {}): Promise<TestMaster> {
-  const clock: Clock = options.timers ?? systemClock;
+  const clock: Timers = options.timers ?? systemTimers;
   const graceMs = options.limits?.drainGraceMs ?? 200;
   const hub = createFakeHub();
   const keys = createKeyTable(clock);

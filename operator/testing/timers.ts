@@ -1,7 +1,7 @@
 /** A clock that stands still until a test moves it. */
-import type { Clock } from '../master/ports.ts';
+import type { Timers } from '../master/ports.ts';
 
-export interface FakeTimers extends Clock {
+export interface FakeTimers extends Timers {
   /** Moves time on and runs what falls due on the way, in order. */
   advance(ms: number): void;
   /** Timers that wait. */
