@@ -37,8 +37,24 @@ const cases: Record<string, { status: Pod['status']; expected: Partial<PodView> 
     expected: { phase: 'running', isReady: false, cause: 'PodNotReady' },
   },
   'a node that does not report any more': {
-    status: { ...runningStatus, conditions: [{ type: 'Ready', status: 'False', reason: 'NodeNotReady' }] },
+    status: {
+      ...runningStatus,
+      conditions: [
+        { type: 'Ready', status: 'False' },
+        { type: 'ContainersReady', status: 'True' },
+      ],
+    },
     expected: { phase: 'running', isReady: false, cause: 'NodeLost' },
+  },
+  'a readiness gate that is not met is no lost node': {
+    status: {
+      ...runningStatus,
+      conditions: [
+        { type: 'Ready', status: 'False', reason: 'ReadinessGatesNotReady' },
+        { type: 'ContainersReady', status: 'True' },
+      ],
+    },
+    expected: { phase: 'running', isReady: false, cause: 'PodNotReady' },
   },
   'ended, about to be started again': {
     status: {
@@ -101,7 +117,6 @@ test('viewPod: a second, shorter delete does not make a pod overdue that is stil
       annotations: { 'ringmaster.dev/stop-command-sent': '2026-01-01T00:00:00Z' },
     },
   });
-  const stopping: Pod = { ...pod, spec: { containers: [], ...pod.spec, terminationGracePeriodSeconds: 40 } };
-  assert.equal(viewPod(stopping).deletionDueMs, Date.parse('2026-01-01T00:00:40Z'));
-  assert.equal(viewPod(pod).deletionDueMs, Date.parse('2026-01-01T00:00:01Z'));
+  // Thirty seconds of grace, from the command on.
+  assert.equal(viewPod(pod).deletionDueMs, Date.parse('2026-01-01T00:00:30Z'));
 });

@@ -44,6 +44,8 @@ export interface PodView {
   readonly deletionDueMs: number | undefined;
   readonly createdMs: number;
   readonly isStopCommandSent: boolean;
+  /** Nothing but the program uses the pod: no other container runs in it, and no port of the node is taken. */
+  readonly isProgramAlone: boolean;
 }
 
 type ContainerStatus = NonNullable<NonNullable<Pod['status']>['containerStatuses']>[number];
@@ -82,7 +84,15 @@ export function viewPod(pod: Pod): PodView {
     deletionDueMs: deletionDueMs(pod),
     createdMs: Date.parse(metadata.creationTimestamp ?? '') || 0,
     isStopCommandSent: metadata.annotations?.[stopCommandSentAnnotation] !== undefined,
+    isProgramAlone: isProgramAlone(pod),
   };
+}
+
+function isProgramAlone({ spec }: Pod): boolean {
+  const containers = spec?.containers ?? [];
+  const hasSidecar = spec?.initContainers?.some(({ restartPolicy }) => restartPolicy === 'Always') === true;
+  const hasHostPort = containers.some(({ ports }) => ports?.some(({ hostPort }) => hostPort !== undefined) === true);
+  return containers.length <= 1 && !hasSidecar && !hasHostPort;
 }
 
 /**
@@ -126,8 +136,7 @@ function phaseOf(pod: Pod, container: ContainerStatus | undefined): Finding {
 
 function running(pod: Pod): Finding {
   const ready = pod.status?.conditions?.find(({ type }) => type === 'Ready');
-  // The node life cycle controller turns Ready to False by itself when the kubelet no longer reports.
-  if (pod.status?.reason === 'NodeLost' || ready?.reason === 'NodeNotReady') {
+  if (isNodeLost(pod)) {
     return { phase: 'running', cause: 'NodeLost', message: `Node "${pod.spec?.nodeName ?? ''}" no longer reports.` };
   }
   return {
@@ -135,6 +144,18 @@ function running(pod: Pod): Finding {
     cause: 'PodNotReady',
     message: ready?.message ?? 'The program runs and is not ready yet.',
   };
+}
+
+/**
+ * When the kubelet no longer reports, the node life cycle controller turns Ready to False and leaves everything else as it was: the containers
+ * still count as ready, which the kubelet itself would only say of a pod that waits for a readiness gate or is being ended.
+ */
+function isNodeLost({ metadata, status }: Pod): boolean {
+  if (status?.reason === 'NodeLost') return true;
+  const find = (wanted: string): string | undefined => status?.conditions?.find(({ type }) => type === wanted)?.status;
+  const isGated = status?.conditions?.some(({ reason }) => reason === 'ReadinessGatesNotReady') === true;
+  const isEnding = metadata.deletionTimestamp !== undefined;
+  return find('Ready') === 'False' && find('ContainersReady') === 'True' && !isGated && !isEnding;
 }
 
 function waitingPhase(pod: Pod, waiting: { reason?: string; message?: string }): Finding {

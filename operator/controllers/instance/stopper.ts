@@ -3,8 +3,9 @@
  *
  * Deleting a pod sends SIGTERM at once, and a program that a stop command ended in a pod that is not being deleted would be started again.
  * So the pod is deleted first, its `preStop` sleep (pod.ts) holds SIGTERM back, and meanwhile the command is written to the program's
- * standard input. The kubelet sleeps on when the program has ended (it looks at its container only afterwards), so we watch the log: when
- * following it ends at once twice in a row, the program is gone, and a second delete with one second of grace ends the sleep.
+ * standard input. The kubelet sleeps on when the program has ended, and no later delete with a shorter grace period ends a sleep that has begun
+ * (kubernetes/kubernetes#113606). So we watch the log: when following it ends, we ask to attach. If the kubelet then says that no such container
+ * runs, the pod has nothing left to wait for and is deleted without grace. What the kubelet still sleeps over is an empty sandbox.
  *
  * Everything here is repeatable. The command is written at most once: the pod is marked before. A new leader goes on where it finds it.
  */
@@ -12,15 +13,16 @@ import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { messageOf } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import { stopCommandSentAnnotation, workloadContainer } from '../../names.ts';
-import { isReason, pods } from '../../runtime/client.ts';
+import { ApiError, isReason, pods } from '../../runtime/client.ts';
 import type { Client, ObjectRef } from '../../runtime/client.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { PodView } from './observe.ts';
 
-/** A follow that lives shorter than this, twice in a row, is on a program that has ended. */
-const endedFollowMs = 1000;
-/** Pause before a follow is opened again. */
+/** Pause before a follow is opened again: after one that ended, and after one that failed. */
 const followPauseMs = 200;
+const failurePauseMs = 2_000;
+/** The kubelet's answer to an attach to a container that does not run, in the words of all versions: "container instance not found in pod …". */
+const notRunning = /\bcontainer\b.*\bnot found\b/;
 
 export interface StopResult {
   /** `none`: there is no command, or it was sent before, or nothing runs that could read it. */
@@ -73,7 +75,7 @@ export class Stopper {
   }
 
   #finishInBackground(ref: Required<ObjectRef>, pod: PodView): void {
-    if (this.#waiting.has(pod.uid)) return;
+    if (!pod.isProgramAlone || this.#waiting.has(pod.uid)) return;
     this.#waiting.add(pod.uid);
     this.#finishWhenEnded(ref, pod)
       .catch((error: unknown) => {
@@ -86,20 +88,20 @@ export class Stopper {
   }
 
   async #finishWhenEnded(ref: Required<ObjectRef>, pod: PodView): Promise<void> {
-    let shortFollows = 0;
-    while (shortFollows < 2) {
-      const startedMs = this.#clock.elapsed();
-      const ending = await this.#followToEnd(ref);
-      if (ending === 'gone') return;
-      const isShort = ending === 'eof' && this.#clock.elapsed() - startedMs < endedFollowMs;
-      shortFollows = isShort ? shortFollows + 1 : 0;
-      await this.#clock.after(followPauseMs, this.#signal);
+    let hasEnded = false;
+    while (!hasEnded) {
+      const isEof = await this.#followToEnd(ref);
+      hasEnded = isEof && (await this.#hasEnded(ref));
+      if (!hasEnded) await this.#clock.after(isEof ? followPauseMs : failurePauseMs, this.#signal);
     }
-    await this.#client.remove(pods, ref, { uid: pod.uid, gracePeriodSeconds: 1, signal: this.#signal });
+    await this.#client.remove(pods, ref, { uid: pod.uid, gracePeriodSeconds: 0, signal: this.#signal });
   }
 
-  /** How following the log came to its end: a clean one, with the pod, or by a fault, which says nothing. */
-  async #followToEnd(ref: Required<ObjectRef>): Promise<'eof' | 'gone' | 'fault'> {
+  /**
+   * Whether it ended cleanly; a broken connection says nothing, and neither does a program that is silent for so long that the request times out.
+   * That the pod is gone is thrown: nothing is left to do.
+   */
+  async #followToEnd(ref: Required<ObjectRef>): Promise<boolean> {
     const options = {
       container: workloadContainer,
       follow: true,
@@ -110,10 +112,23 @@ export class Stopper {
     try {
       const stream = await this.#client.log(ref, options);
       for await (const chunk of stream) this.#log.trace({ bytes: chunk.length }, 'Still writing');
-      return 'eof';
+      return true;
     } catch (error) {
       this.#signal.throwIfAborted();
-      return isReason(error, 'NotFound') ? 'gone' : 'fault';
+      if (isReason(error, 'NotFound')) throw error;
+      return false;
+    }
+  }
+
+  /** The end of a log alone is no proof: a kubelet that cannot watch the file ends it as well. */
+  async #hasEnded(ref: Required<ObjectRef>): Promise<boolean> {
+    try {
+      await this.#client.attachStdin(ref, workloadContainer, new Uint8Array(), this.#signal);
+      return false;
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      if (isReason(error, 'NotFound')) throw error;
+      return error instanceof ApiError && notRunning.test(error.message);
     }
   }
 }

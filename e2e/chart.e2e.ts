@@ -1,0 +1,287 @@
+/** The Helm chart: what it refuses, what it makes, what each part may do, and what an upgrade and an uninstall do to a running system. */
+import assert from 'node:assert/strict';
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { parseAllDocuments } from 'yaml';
+import type { Cluster } from './cluster/cluster.ts';
+import type { InstanceObject, KubeObject, Namespace } from './harness.ts';
+import { failureOf, freshNamespace, instance, poll, testCluster } from './harness.ts';
+import { chartDir, releaseName, releaseNamespace } from './release.ts';
+
+const where = ['--namespace', releaseNamespace];
+const wait = ['--wait', '--timeout', '120s'];
+
+let cluster: Cluster;
+let namespace: Namespace;
+let scratch: string;
+/** The values of the release as the run installed it: whatever happens here, it ends with these. */
+let values: string;
+/** Of the Master's Service. Other files were told it, and an uninstall gives it up. */
+let address: string;
+
+before(async () => {
+  cluster = await testCluster();
+  scratch = await mkdtemp(join(tmpdir(), 'ringmaster-chart-'));
+  values = join(scratch, 'values.json');
+  await writeFile(values, await cluster.helm(['get', 'values', releaseName, ...where, '--output=json']));
+  address = (await masterService()).spec.clusterIP;
+  namespace = await freshNamespace(cluster, 'e2e-chart');
+});
+
+after(async () => {
+  await install(chartDir);
+  await restoreAddress();
+  await namespace.remove();
+  await rm(scratch, { recursive: true });
+});
+
+async function masterService(): Promise<KubeObject & { spec: { clusterIP: string; clusterIPs: string[] } }> {
+  const output = await cluster.kubectl(['get', 'service', `${releaseName}-master`, ...where, '--output=json']);
+  return JSON.parse(output) as KubeObject & { spec: { clusterIP: string; clusterIPs: string[] } };
+}
+
+async function restoreAddress(): Promise<void> {
+  const service = await masterService();
+  if (service.spec.clusterIP === address) return;
+  Object.assign(service.spec, { clusterIP: address, clusterIPs: [address] });
+  await cluster.kubectl(['replace', '--force', '-f', '-'], { input: JSON.stringify(service) });
+}
+
+async function install(chart: string, ...settings: string[]): Promise<void> {
+  const chosen = settings.flatMap((setting) => ['--set', setting]);
+  await cluster.helm(['upgrade', '--install', releaseName, chart, ...where, ...wait, '--values', values, ...chosen]);
+}
+
+async function render(...settings: string[]): Promise<KubeObject[]> {
+  const chosen = settings.flatMap((setting) => ['--set', setting]);
+  const output = await cluster.helm([
+    'template',
+    'demo',
+    chartDir,
+    '--namespace',
+    'demo',
+    '--kube-version',
+    '1.37.0',
+    ...chosen,
+  ]);
+  return parseAllDocuments(output)
+    .map((document) => document.toJS() as KubeObject | null)
+    .filter((object) => object !== null);
+}
+
+function namesOf(objects: readonly KubeObject[], ...kinds: string[]): string[] {
+  return objects
+    .filter(({ kind = '' }) => kinds.includes(kind))
+    .map(({ kind = '', metadata }) => [kind, metadata.namespace, metadata.name].filter(Boolean).join(' '))
+    .sort();
+}
+
+describe('rendered', () => {
+  test('lint finds nothing', async () => {
+    assert.match(await cluster.helm(['lint', '--strict', chartDir]), /1 chart\(s\) linted, 0 chart\(s\) failed/);
+  });
+
+  test('for all namespaces: two Deployments, a Service, the CRDs, and ClusterRoles for what is in all namespaces', async () => {
+    const objects = await render();
+    assert.deepEqual(namesOf(objects, 'Deployment', 'Service', 'CustomResourceDefinition'), [
+      'CustomResourceDefinition apikeys.ringmaster.dev',
+      'CustomResourceDefinition instances.ringmaster.dev',
+      'Deployment demo demo-ringmaster-master',
+      'Deployment demo demo-ringmaster-operator',
+      'Service demo demo-ringmaster-master',
+    ]);
+    assert.deepEqual(namesOf(objects, 'ClusterRoleBinding', 'RoleBinding'), [
+      'ClusterRoleBinding demo-ringmaster-master',
+      'ClusterRoleBinding demo-ringmaster-operator',
+      'RoleBinding demo demo-ringmaster-master',
+      'RoleBinding demo demo-ringmaster-operator',
+    ]);
+  });
+
+  test('for two namespaces: rights in these two and at home, and no binding of a ClusterRole at all', async () => {
+    const objects = await render('watchNamespaces={red,blue}');
+    assert.deepEqual(namesOf(objects, 'ClusterRoleBinding'), []);
+    assert.deepEqual(namesOf(objects, 'RoleBinding'), [
+      'RoleBinding blue demo-demo-ringmaster-master-instances',
+      'RoleBinding blue demo-demo-ringmaster-operator-instances',
+      'RoleBinding demo demo-ringmaster-master',
+      'RoleBinding demo demo-ringmaster-operator',
+      'RoleBinding red demo-demo-ringmaster-master-instances',
+      'RoleBinding red demo-demo-ringmaster-operator-instances',
+    ]);
+    const texts = objects.filter(({ kind }) => kind === 'Deployment').map((object) => JSON.stringify(object));
+    for (const text of texts) assert.match(text, /"RINGMASTER_WATCH_NAMESPACES","value":"red,blue"/);
+  });
+
+  test('without CRDs and without aggregated roles, for a second release: nothing cluster-wide but its own rights', async () => {
+    const objects = await render('crds.install=false', 'rbac.aggregate.enabled=false', 'watchNamespaces={red}');
+    assert.deepEqual(namesOf(objects, 'CustomResourceDefinition', 'ClusterRole', 'ClusterRoleBinding'), []);
+  });
+
+  test('every object goes through the API server, in both modes', async () => {
+    for (const settings of [[], ['watchNamespaces={e2e-chart}']]) {
+      const objects = (await render('crds.install=false', ...settings)).filter(({ kind }) => kind !== 'Pod');
+      for (const object of objects) if (object.metadata.namespace === 'demo') object.metadata.namespace = 'e2e-chart';
+      const list = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects });
+      await cluster.kubectl(['create', '--dry-run=server', '--validate=strict', '-f', '-'], { input: list });
+    }
+  });
+
+  test('values that are misspelt or of the wrong kind are refused by their path', async () => {
+    const refused: readonly (readonly [string, RegExp])[] = [
+      ['operator.replica=2', /'?\/?operator'?: additional properties 'replica' not allowed/],
+      ['logLevel=loud', /logLevel/],
+      ['master.replicas=many', /master\/replicas/],
+      ['watchNamespaces={Red}', /watchNamespaces/],
+      ['keys[0].name=a,keys[0].permission=ALL,keys[0].tokenSHA256=secret', /tokenSHA256/],
+    ];
+    for (const [setting, path] of refused)
+      assert.match(await failureOf(() => cluster.helm(['template', 'demo', chartDir, '--set', setting])), path);
+  });
+});
+
+describe('least privilege', () => {
+  const kinds = { operator: 'ringmaster-operator', master: 'ringmaster-master' } as const;
+  /** `RESOURCE NAMES VERBS`, beyond what every ServiceAccount may. */
+  const rights: Record<keyof typeof kinds, { elsewhere: string[]; atHome: string[] }> = {
+    operator: {
+      elsewhere: [
+        'apikeys.ringmaster.dev [] [get list watch]',
+        'apikeys.ringmaster.dev/status [] [patch]',
+        'events.events.k8s.io [] [create patch]',
+        'instances.ringmaster.dev [] [get list watch patch]',
+        'instances.ringmaster.dev/finalizers [] [update]',
+        'instances.ringmaster.dev/status [] [patch]',
+        'pods [] [get list watch create patch delete]',
+        'pods/attach [] [create get]',
+        'pods/log [] [get]',
+        'services [] [get list watch create patch delete]',
+      ],
+      atHome: [
+        'leases.coordination.k8s.io [] [create]',
+        'leases.coordination.k8s.io [ringmaster-operator] [get list watch update patch]',
+      ],
+    },
+    master: {
+      elsewhere: ['instances.ringmaster.dev [] [get list watch]', 'pods/log [] [get]'],
+      atHome: ['apikeys.ringmaster.dev [] [get list watch]'],
+    },
+  };
+
+  /** The table of `kubectl auth can-i --list`, a line each. */
+  async function listRights(account: string, inNamespace: string): Promise<string[]> {
+    const output = await cluster.kubectl(['auth', 'can-i', '--list', `--as=${account}`, '--namespace', inNamespace]);
+    const rows = output.split('\n').map((line) => /^(\S*)\s+(\[.*?\])\s+(\[.*?\])\s+(\[.*?\])$/.exec(line.trimEnd()));
+    return rows
+      .filter((row) => row !== null)
+      .map(
+        ([, resource = '', urls = '', names = '', verbs = '']) =>
+          `${resource} ${resource === '' ? urls : names} ${verbs}`,
+      );
+  }
+
+  for (const part of ['operator', 'master'] as const) {
+    test(`the ${part} may do exactly what it needs, and nothing else`, async () => {
+      const account = `system:serviceaccount:${releaseNamespace}:${kinds[part]}`;
+      const anybody = await listRights('system:serviceaccount:default:default', 'default');
+      const own = async (inNamespace: string): Promise<string[]> =>
+        (await listRights(account, inNamespace)).filter((right) => !anybody.includes(right)).sort();
+      const { elsewhere, atHome } = rights[part];
+      assert.deepEqual(await own('default'), elsewhere.toSorted());
+      assert.deepEqual(await own(releaseNamespace), [...elsewhere, ...atHome].sort());
+    });
+  }
+
+  test('neither may read Secrets, run commands in pods, or hand out rights', async () => {
+    const forbidden = [
+      'get secrets',
+      'list secrets',
+      'create pods --subresource=exec',
+      'create rolebindings',
+      'create instances',
+      'update instances',
+      'delete instances',
+      'create apikeys',
+    ];
+    for (const account of Object.values(kinds)) {
+      for (const what of forbidden) {
+        const as = `--as=system:serviceaccount:${releaseNamespace}:${account}`;
+        const ask = cluster.kubectl(['auth', 'can-i', ...what.split(' '), as, ...where]);
+        const said = await failureOf(() => ask).catch(() => 'yes');
+        assert.equal(said.trim(), 'no', `${account}: ${what}`);
+      }
+    }
+  });
+
+  test('whoever may view, edit or administer a namespace may do so with Instances, and only administrators with ApiKeys', async () => {
+    for (const [role, verb, kind, answer] of [
+      ['view', 'get', 'instances.ringmaster.dev', 'yes'],
+      ['view', 'create', 'instances.ringmaster.dev', 'no'],
+      ['edit', 'create', 'instances.ringmaster.dev', 'yes'],
+      ['edit', 'get', 'apikeys.ringmaster.dev', 'no'],
+      ['admin', 'create', 'apikeys.ringmaster.dev', 'yes'],
+    ] as const) {
+      await namespace
+        .kubectl(['create', 'rolebinding', role, `--clusterrole=${role}`, `--user=${role}`])
+        .catch(() => 'there already');
+      const ask = ['auth', 'can-i', verb, kind, `--as=${role}`];
+      const said = answer === 'yes' ? await namespace.kubectl(ask) : await namespace.kubectlFails(ask);
+      assert.equal(said.trim(), answer, `${role}: ${verb} ${kind}`);
+    }
+  });
+});
+
+describe('on a running system', () => {
+  test('helm test passes: the Master answers through its Service', async () => {
+    assert.match(await cluster.helm(['test', releaseName, ...where, '--timeout', '60s']), /Phase:\s+Succeeded/);
+  });
+
+  test('an upgrade rolls what was changed and nothing else, and brings changed CRDs', async () => {
+    const generation = async (name: string): Promise<string> =>
+      cluster.kubectl(['get', 'deployment', name, ...where, '--output=jsonpath={.metadata.generation}']);
+    const [operator, master] = [await generation('ringmaster-operator'), await generation('ringmaster-master')];
+    const changed = join(scratch, 'chart');
+    await cp(chartDir, changed, { recursive: true });
+    const crd = join(changed, 'templates/crds/instances.yaml');
+    const text = await readFile(crd, 'utf8');
+    const sentence = 'Container image of the program.';
+    assert.ok(text.includes(sentence));
+    await writeFile(crd, text.replace(sentence, 'The picture of the program.'));
+    await install(changed, 'operator.workers=9');
+    assert.equal(Number(await generation('ringmaster-operator')), Number(operator) + 1);
+    assert.equal(await generation('ringmaster-master'), master);
+    const env = await cluster.kubectl(['get', 'deployment', 'ringmaster-operator', ...where, '--output=json']);
+    assert.match(env, /"name": "RINGMASTER_WORKERS",\s+"value": "9"/);
+    await poll('the new sentence', async () =>
+      /The picture of the program/.test(await cluster.kubectl(['explain', 'instance.spec.image'])) ? true : undefined,
+    );
+  });
+
+  test('an uninstall keeps CRDs, Instances, ApiKeys and running programs, and a new install takes them up again', async () => {
+    await namespace.apply(instance('kept'));
+    await namespace.kubectl(['wait', '--for=condition=Ready', 'instance/kept', '--timeout=60s']);
+    const before = await namespace.get<InstanceObject>('instance', 'kept');
+    const pod = before.status?.podName ?? '';
+    const uid = (await namespace.get('pod', pod)).metadata.uid;
+
+    await cluster.helm(['uninstall', releaseName, ...where, '--wait', '--timeout', '60s']);
+    assert.equal((await namespace.get('pod', pod)).metadata.uid, uid);
+    assert.equal((await namespace.get('instance', 'kept')).metadata.uid, before.metadata.uid);
+    assert.match(await cluster.kubectl(['get', 'apikeys', ...where, '--output=name']), /test-all/);
+    assert.equal((await cluster.kubectl(['get', 'deployments', ...where, '--output=name'])).trim(), '');
+
+    await install(chartDir);
+    await namespace.patch('kept', { service: { type: 'None' } });
+    const now = await namespace.until<InstanceObject>(
+      'instance',
+      'kept',
+      ({ status, metadata }) => status?.observedGeneration === metadata.generation,
+    );
+    assert.equal(now.status?.id, before.status?.id);
+    assert.equal(now.status?.podName, pod);
+    assert.equal((await namespace.get('pod', pod)).metadata.uid, uid);
+    assert.match(await cluster.kubectl(['explain', 'instance.spec.image']), /Container image of the program/);
+  });
+});
