@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -75,9 +75,14 @@ function startTicksOf(pid: number): string | undefined {
     const text = readFileSync(`/proc/${String(pid)}/stat`, 'utf8');
     // The name, in parentheses, may hold anything; what follows it are plain fields from the third.
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-    return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19];
+    return fields[0] === 'Z' || fields[0] === 'X' ? onlyThreads(pid, fields[19]) : fields[19];
   } catch {
     // No such process.
     return undefined;
   }
+}
+
+/** The first thread ends before the others do, and until the last one has, ports and files are still held. */
+function onlyThreads(pid: number, startTicks: string | undefined): string | undefined {
+  return readdirSync(`/proc/${String(pid)}/task`).length > 1 ? startTicks : undefined;
 }

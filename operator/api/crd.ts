@@ -144,7 +144,8 @@ function objectSchema(kind: Kind): JsonSchema {
       kind: { type: 'string', description: kind.kind },
       metadata: { type: 'object' },
       spec: structural(kind.spec),
-      status: structural(kind.status),
+      // Before the operator's first word, GitOps tools must see an object that is not up to date, not one that has nothing to say.
+      status: { ...structural(kind.status), default: { observedGeneration: -1 } },
     },
     ...(kind.rules.length === 0 ? {} : { 'x-kubernetes-validations': kind.rules }),
   };

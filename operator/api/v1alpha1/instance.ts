@@ -375,6 +375,11 @@ export const instanceStatus = withRules(
           'CREATING: accepted, not yet serving. ONLINE: ready. OFFLINE: should run, but its pod is unreachable or crashing. STOPPED: stopped on purpose, or finished.',
         ),
       podName: z.string().max(253).optional().describe('The pod that runs the program, or ran it last.'),
+      restartedAt: z
+        .string()
+        .max(256)
+        .optional()
+        .describe('The value of the annotation ringmaster.dev/restarted-at that this pod was made for.'),
       podSequence: int64.min(0).optional().describe('How many pods this Instance has had.'),
       nodeName: z.string().max(253).optional().describe('The node that it runs on.'),
       hostAddress: z

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { Instance } from '../../api/v1alpha1/instance.ts';
+import type { Instance, InstanceStatus } from '../../api/v1alpha1/instance.ts';
 import type { Pod } from '../../runtime/client.ts';
 import { containerStatus, makeInstance, makePod, runningStatus } from '../../testing/objects.ts';
 import { viewPod } from './observe.ts';
 import type { Observed } from './plan.ts';
-import { overdueMs, plan } from './plan.ts';
+import { overdueMs, overdueUnprovenMs, plan } from './plan.ts';
 
 const nowMs = Date.parse('2026-01-01T01:00:00Z');
 
@@ -23,6 +23,14 @@ const deleting = (dueMs: number): Pod =>
   makePod(lobby, { status: runningStatus, metadata: { deletionTimestamp: new Date(dueMs).toISOString() } });
 const stopped = makeInstance({ spec: { desiredState: 'Stopped' } });
 const deleted = makeInstance({ metadata: { deletionTimestamp: '2026-01-01T00:59:00Z' } });
+/** As the status was left when the node fell silent. */
+const silentStatus: InstanceStatus = {
+  podName: 'lobby-a1b2c3-1',
+  conditions: [
+    { type: 'Ready', status: 'False', reason: 'NodeLost', message: '', lastTransitionTime: '2026-01-01T00:00:00Z' },
+  ],
+};
+const silent = makeInstance({ status: silentStatus });
 const changed = makeInstance({ spec: { image: 'example.com/server:2' } });
 
 const cases: Record<string, { observed: Observed; actions: string[]; at: string }> = {
@@ -44,7 +52,24 @@ const cases: Record<string, { observed: Observed; actions: string[]; at: string 
     at: 'starting',
   },
   'a pod overdue on a silent node is made again': {
+    observed: observe(silent, [deleting(nowMs - overdueMs)]),
+    actions: ['create-pod 2'],
+    at: 'lost',
+  },
+  'one that is overdue on a node that was not said to be silent is waited for': {
     observed: observe(lobby, [deleting(nowMs - overdueMs)]),
+    actions: ['stop-pod'],
+    at: 'starting',
+  },
+  'for five minutes': {
+    observed: observe(lobby, [deleting(nowMs - overdueUnprovenMs)]),
+    actions: ['create-pod 2'],
+    at: 'lost',
+  },
+  'a pod in which nothing runs yet is not waited for so long': {
+    observed: observe(lobby, [
+      makePod(lobby, { metadata: { deletionTimestamp: new Date(nowMs - overdueMs).toISOString() } }),
+    ]),
     actions: ['create-pod 2'],
     at: 'lost',
   },
@@ -63,7 +88,9 @@ const cases: Record<string, { observed: Observed; actions: string[]; at: string 
   },
   'and lets go when there is none': { observed: observe(deleted), actions: ['remove-finalizer'], at: 'deleted' },
   'a pod on a silent node does not hold a deletion up for ever': {
-    observed: observe(deleted, [deleting(nowMs - overdueMs)]),
+    observed: observe(makeInstance({ metadata: deleted.metadata, status: silentStatus }), [
+      deleting(nowMs - overdueMs),
+    ]),
     actions: ['remove-finalizer'],
     at: 'deleted',
   },
@@ -107,7 +134,7 @@ for (const [name, { observed, actions, at }] of Object.entries(cases)) {
 }
 
 test('plan: never two pods at once: while one may still run, no other is made', () => {
-  for (const pod of [running, deleting(nowMs + 1), deleting(nowMs - overdueMs + 1)]) {
+  for (const pod of [running, deleting(nowMs + 1), deleting(nowMs - overdueUnprovenMs + 1)]) {
     for (const instance of [lobby, changed, stopped, deleted]) {
       assert.ok(!plan(observe(instance, [pod])).actions.some(({ type }) => type === 'create-pod'));
     }
@@ -134,6 +161,8 @@ test('plan: a program that ran to its end is not run again when its pod is clean
   assert.deepEqual(plan(observe(makeInstance({ status }), [cleaned])).actions, []);
   const next = plan(observe(makeInstance({ status, metadata: { generation: 2 } }))).actions;
   assert.deepEqual(next, [{ type: 'create-pod', sequence: 2, because: 'started' }]);
+  const asked = makeInstance({ status, metadata: { annotations: { 'ringmaster.dev/restarted-at': 'now' } } });
+  assert.deepEqual(plan(observe(asked)).actions, next);
 });
 
 test('plan: a pod lost right after it was made is not made again at once', () => {

@@ -53,6 +53,8 @@ export interface Plan {
 
 /** After a pod's deletion is due, this long is left for its node to say so before another pod is made elsewhere. */
 export const overdueMs = 10_000;
+/** The same while nothing but the delay says that the node is silent: a slow kubelet on a live node must not lead to two pods at once. */
+export const overdueUnprovenMs = 300_000;
 /** A pod that was lost within this time of its making is not made again earlier: a node that refuses each pod must not be stormed. */
 const lostPauseMs = 10_000;
 
@@ -66,16 +68,16 @@ export function plan(observed: Observed): Plan {
 }
 
 /** A pod whose node does not answer holds the deletion up only until it is overdue: then the garbage collector is left with it. */
-function planDeleted({ pods, nowMs }: Observed, newest: PodView | undefined): Plan {
-  const left = pods.filter((pod) => pod.deletionDueMs === undefined || pod.deletionDueMs + overdueMs > nowMs);
+function planDeleted({ instance, pods, nowMs }: Observed, newest: PodView | undefined): Plan {
+  const left = pods.filter((pod) => pod.deletionDueMs === undefined || overdueAtMs(instance, pod, nowMs) > nowMs);
   if (left.length === 0)
     return { actions: [{ type: 'remove-finalizer' }], situation: { at: 'deleted' }, pod: undefined };
-  const dueMs = left.map((pod) => (pod.deletionDueMs ?? nowMs) + overdueMs - nowMs);
+  const leftMs = left.map((pod) => overdueAtMs(instance, pod, nowMs) - nowMs);
   return {
     actions: stopAll(left, 'deleted'),
     situation: { at: 'stopping' },
     pod: newest,
-    requeueAfterMs: Math.max(...dueMs),
+    requeueAfterMs: Math.max(...leftMs),
   };
 }
 
@@ -96,7 +98,7 @@ function planRunning(observed: Observed, newest: PodView | undefined): Plan {
   if (faults.length > 0)
     return { actions: [], situation: { at: 'invalid', message: `${faults.join('. ')}.` }, pod: newest };
   if (newest === undefined) return planFirst(observed);
-  if (newest.deletionDueMs !== undefined) return planTerminating(observed, newest, newest.deletionDueMs);
+  if (newest.deletionDueMs !== undefined) return planTerminating(observed, newest);
   if (isOutdated(observed.instance, newest)) return planReplacement(observed, newest);
   if (newest.phase === 'lost') return planLost(observed, newest);
   const leftovers =
@@ -117,36 +119,48 @@ function planFirst(observed: Observed): Plan {
   );
 }
 
-/** It ran to its end under this very spec, and its pod was cleaned up since: that is no reason to run it again. */
+/** It ran to its end under this very spec, and its pod was cleaned up since: that is no reason to run it again, unless somebody asked. */
 function isFinished(instance: Instance): boolean {
+  if (instance.status?.restartedAt !== instance.metadata.annotations?.[restartedAtAnnotation]) return false;
   const reconciling = instance.status?.conditions?.find(({ type }) => type === 'Reconciling');
   const isEnd = reconciling?.reason === 'Completed' || reconciling?.reason === 'Failed';
   return isEnd && reconciling.observedGeneration === instance.metadata.generation;
 }
 
-function planTerminating(observed: Observed, newest: PodView, dueMs: number): Plan {
+function planTerminating(observed: Observed, newest: PodView): Plan {
+  const { instance, nowMs } = observed;
   // The pod of a program that had run to its end is only being cleaned up.
-  if (isOver(newest) && isFinished(observed.instance) && !isOutdated(observed.instance, newest))
+  if (isOver(newest) && isFinished(instance) && !isOutdated(instance, newest))
     return { actions: [], situation: { at: 'pod' }, pod: newest };
   if (isOver(newest))
     return create(newest.sequence + 1, 'replaced', 'The old pod has ended; the next one is being made.');
-  const leftMs = dueMs + overdueMs - observed.nowMs;
-  const terminating = { type: 'stop-pod', pod: newest, because: 'replaced' } as const;
+  const leftMs = overdueAtMs(instance, newest, nowMs) - nowMs;
+  const node = newest.nodeName ?? '';
   if (leftMs > 0) {
-    return {
-      actions: [terminating],
-      situation: { at: 'starting', message: 'The old pod is being stopped.' },
-      pod: newest,
-      requeueAfterMs: leftMs,
-    };
+    const situation: Situation = isNodeSilent(instance, newest)
+      ? { at: 'lost', message: `Node "${node}" does not answer: pod "${newest.name}" is being given up.` }
+      : { at: 'starting', message: 'The old pod is being stopped.' };
+    const action = { type: 'stop-pod', pod: newest, because: 'replaced' } as const;
+    return { actions: [action], situation, pod: newest, requeueAfterMs: leftMs };
   }
-  return {
-    ...create(newest.sequence + 1, 'lost', ''),
-    situation: {
-      at: 'lost',
-      message: `Pod "${newest.name}" should be gone and its node "${newest.nodeName ?? ''}" does not answer: made again.`,
-    },
-  };
+  const message = `Pod "${newest.name}" should be gone and its node "${node}" does not answer: made again.`;
+  return { ...create(newest.sequence + 1, 'lost', ''), situation: { at: 'lost', message } };
+}
+
+/** When a pod that is being deleted counts as lost with its node. */
+function overdueAtMs(instance: Instance, pod: PodView, nowMs: number): number {
+  // What does not run is not started any more in a pod that is being deleted: waiting longer protects nothing.
+  const isProven = pod.phase !== 'running' || isNodeSilent(instance, pod);
+  return (pod.deletionDueMs ?? nowMs) + (isProven ? overdueMs : overdueUnprovenMs);
+}
+
+/**
+ * Whether the node was said to be silent. A pod that is being deleted does not show it any more; the status remembers it from before.
+ */
+function isNodeSilent({ status }: Instance, pod: PodView): boolean {
+  if (pod.cause === 'NodeLost') return true;
+  const ready = status?.conditions?.find(({ type }) => type === 'Ready');
+  return status?.podName === pod.name && (ready?.reason === 'NodeLost' || ready?.reason === 'PodLost');
 }
 
 function planReplacement(observed: Observed, newest: PodView): Plan {

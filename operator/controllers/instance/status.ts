@@ -7,6 +7,7 @@
  */
 import type { Instance, InstanceStatus, State } from '../../api/v1alpha1/instance.ts';
 import type { Condition } from '../../api/v1alpha1/meta.ts';
+import { restartedAtAnnotation } from '../../names.ts';
 import type { ConditionType, Reason } from '../../names.ts';
 import type { PodView } from './observe.ts';
 import type { Plan } from './plan.ts';
@@ -41,6 +42,9 @@ export function buildStatus(input: StatusInput): InstanceStatus {
   const { instance, id, plan, created } = input;
   const verdict = judge(input);
   const pod = created === undefined ? plan.pod : undefined;
+  const asked = instance.metadata.annotations?.[restartedAtAnnotation];
+  const restartedAt =
+    created === undefined ? (pod === undefined ? instance.status?.restartedAt : pod.restartedAt) : asked;
   const podName = created?.name ?? pod?.name ?? instance.status?.podName;
   return {
     id,
@@ -48,6 +52,7 @@ export function buildStatus(input: StatusInput): InstanceStatus {
     podSequence: created?.sequence ?? Math.max(pod?.sequence ?? 0, instance.status?.podSequence ?? 0),
     restarts: pod?.restarts ?? 0,
     ...(podName === undefined ? {} : { podName }),
+    ...(restartedAt === undefined ? {} : { restartedAt }),
     // Said with the first news of the container, not before: one write less for each start.
     ...(pod?.nodeName === undefined || pod.phase === 'pending' ? {} : { nodeName: pod.nodeName }),
     ...address(instance, pod),

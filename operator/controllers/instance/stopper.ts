@@ -21,6 +21,8 @@ import type { PodView } from './observe.ts';
 /** Pause before a follow is opened again: after one that ended, and after one that failed. */
 const followPauseMs = 200;
 const failurePauseMs = 2_000;
+/** What is deleted without grace has no log from then on: whoever reads it gets so long to find that it has ended. */
+const drainPauseMs = 1_000;
 /** The kubelet's answer to an attach to a container that does not run, in the words of all versions: "container instance not found in pod …". */
 const notRunning = /\bcontainer\b.*\bnot found\b/;
 
@@ -94,6 +96,7 @@ export class Stopper {
       hasEnded = isEof && (await this.#hasEnded(ref));
       if (!hasEnded) await this.#clock.after(isEof ? followPauseMs : failurePauseMs, this.#signal);
     }
+    await this.#clock.after(drainPauseMs, this.#signal);
     await this.#client.remove(pods, ref, { uid: pod.uid, gracePeriodSeconds: 0, signal: this.#signal });
   }
 
