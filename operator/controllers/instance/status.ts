@@ -42,9 +42,6 @@ export function buildStatus(input: StatusInput): InstanceStatus {
   const { instance, id, plan, created } = input;
   const verdict = judge(input);
   const pod = created === undefined ? plan.pod : undefined;
-  const asked = instance.metadata.annotations?.[restartedAtAnnotation];
-  const restartedAt =
-    created === undefined ? (pod === undefined ? instance.status?.restartedAt : pod.restartedAt) : asked;
   const podName = created?.name ?? pod?.name ?? instance.status?.podName;
   return {
     id,
@@ -52,13 +49,24 @@ export function buildStatus(input: StatusInput): InstanceStatus {
     podSequence: created?.sequence ?? Math.max(pod?.sequence ?? 0, instance.status?.podSequence ?? 0),
     restarts: pod?.restarts ?? 0,
     ...(podName === undefined ? {} : { podName }),
-    ...(restartedAt === undefined ? {} : { restartedAt }),
+    ...handledRestart(instance, { pod, isNew: created !== undefined }),
     // Said with the first news of the container, not before: one write less for each start.
     ...(pod?.nodeName === undefined || pod.phase === 'pending' ? {} : { nodeName: pod.nodeName }),
     ...address(instance, pod),
     ...(instance.metadata.generation === undefined ? {} : { observedGeneration: instance.metadata.generation }),
     conditions: buildConditions(input, verdict),
   };
+}
+
+/** Which request to restart has been followed: that of the pod, or, where there is none any more, the last one's. */
+function handledRestart(
+  instance: Instance,
+  { pod, isNew }: { pod: PodView | undefined; isNew: boolean },
+): Pick<InstanceStatus, 'restartedAt'> {
+  const asked = instance.metadata.annotations?.[restartedAtAnnotation];
+  const last = pod === undefined ? instance.status?.restartedAt : pod.restartedAt;
+  const handled = isNew ? asked : last;
+  return handled === undefined ? {} : { restartedAt: handled };
 }
 
 function judge(input: StatusInput): Verdict {
