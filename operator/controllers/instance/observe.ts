@@ -148,14 +148,13 @@ function running(pod: Pod): Finding {
 
 /**
  * When the kubelet no longer reports, the node life cycle controller turns Ready to False and leaves everything else as it was: the containers
- * still count as ready, which the kubelet itself would only say of a pod that waits for a readiness gate or is being ended.
+ * still count as ready. The kubelet itself says that of no pod, except of one that waits for a readiness gate.
  */
-function isNodeLost({ metadata, status }: Pod): boolean {
+function isNodeLost({ status }: Pod): boolean {
   if (status?.reason === 'NodeLost') return true;
   const find = (wanted: string): string | undefined => status?.conditions?.find(({ type }) => type === wanted)?.status;
   const isGated = status?.conditions?.some(({ reason }) => reason === 'ReadinessGatesNotReady') === true;
-  const isEnding = metadata.deletionTimestamp !== undefined;
-  return find('Ready') === 'False' && find('ContainersReady') === 'True' && !isGated && !isEnding;
+  return find('Ready') === 'False' && find('ContainersReady') === 'True' && !isGated;
 }
 
 function waitingPhase(pod: Pod, waiting: { reason?: string; message?: string }): Finding {

@@ -154,9 +154,7 @@ function overdueAtMs(instance: Instance, pod: PodView, nowMs: number): number {
   return (pod.deletionDueMs ?? nowMs) + (isProven ? overdueMs : overdueUnprovenMs);
 }
 
-/**
- * Whether the node was said to be silent. A pod that is being deleted does not show it any more; the status remembers it from before.
- */
+/** Whether the node was said to be silent: by the pod now, or by the status before. */
 function isNodeSilent({ status }: Instance, pod: PodView): boolean {
   if (pod.cause === 'NodeLost') return true;
   const ready = status?.conditions?.find(({ type }) => type === 'Ready');
