@@ -117,8 +117,10 @@ export class Channel {
     }
     const isWholeStart = !ring.hasEvicted && isSameStart(start, this.#options.start);
     if (!this.#isSettled) {
-      // More of the backlog may come: only the very start of the upstream is known to be the right place.
-      return isWholeStart ? first : undefined;
+      // More of the backlog may come: only the very start of the upstream is known to be the right place, and that only while the ring holds
+      // no more lines than were asked for. A log that never pauses is never settled, and its start is long past.
+      const isStillBacklog = 'tail' in start && ring.lines <= start.tail;
+      return isWholeStart && isStillBacklog ? first : undefined;
     }
     return ring.lastLines(start.tail) ?? (this.#hasWhole(start.tail) ? first : undefined);
   }

@@ -4,9 +4,9 @@ import fc from 'fast-check';
 import { createSilentLogger } from '../../log.ts';
 import { FakeClock, settle } from '../../testing/clock.ts';
 import { LogServer, statusError } from '../../testing/logserver.ts';
-import type { LogSource } from '../source.ts';
+import type { LogSource, Start } from '../source.ts';
 import { LogReader, testLogSourceContract } from './contract.ts';
-import type { LogHarness } from './contract.ts';
+import type { LogHarness, Received } from './contract.ts';
 import { createKubernetesLogSource } from './kubernetes.ts';
 import type { KubernetesLogLimits } from './kubernetes.ts';
 
@@ -652,3 +652,40 @@ function checkHistory(texts: readonly string[], model: { written: number; canLos
   assert.equal(last, model.written);
   assert.equal(texts.at(-1), '<end>');
 }
+
+test('kubernetes log source: what a finished program left without a line end is its last line, and its cursor leads to the end', async () => {
+  const lab = new Lab();
+  await lab.write(...numbered(1, 3));
+  lab.tick();
+  lab.put('unfinished', true);
+  await lab.finish();
+  const read = async (start: Start): Promise<Received[]> => {
+    const reader = new LogReader(lab, start);
+    await reader.until(() => reader.isDone, 'the end');
+    return reader.received;
+  };
+  const texts = (entries: Received[]): string[] =>
+    entries.map(({ type, text }) => (type === 'line' ? text : `<${type}>`));
+  const all = await read({ tail: 100 });
+  assert.deepEqual(texts(all).slice(-3), ['3', 'unfinished', '<end>']);
+  assert.deepEqual(texts(await read({ tail: 1 })), ['unfinished', '<end>']);
+  assert.deepEqual(texts(await read({ tail: 0 })), ['<end>']);
+  const { lines, cursor } = await lab.source.tail(2, new AbortController().signal);
+  assert.deepEqual(lines.map(String), ['3', 'unfinished']);
+  assert.deepEqual(texts(await read({ after: cursor })), ['<end>']);
+  assert.deepEqual(texts(await read({ after: all.at(-2)?.cursor ?? '' })), ['<end>']);
+});
+
+test('kubernetes log source: a pod that never started leaves no gap behind', async () => {
+  const lab = new Lab();
+  lab.server.createPod();
+  const reader = new LogReader(lab, { tail: 100 });
+  await lab.pass(3000);
+  lab.server.deletePod();
+  lab.server.createPod();
+  await lab.pass(3000);
+  await lab.write('first');
+  await reader.untilLines(1);
+  assert.deepEqual(reader.texts, ['<restart>', 'first']);
+  await reader.stop();
+});

@@ -128,14 +128,14 @@ export function createKubernetesLogSource(options: KubernetesLogSourceOptions): 
 
 /** Of the newest pod. What is not there yet, or not any more, is no lines. */
 async function readTail(options: Options, lines: number, signal: AbortSignal): Promise<LastLines> {
-  const { namespace, podName, podSequence } = options.target.current();
+  const { namespace, podName, podSequence, isFinished } = options.target.current();
   const none = { lines: [], cursor: encodeCursor(options.instanceUid, beginningOf(podSequence)) };
   if (podName === undefined) {
     return none;
   }
   const logs = new PodLogs({ ...options, namespace, podName, podSequence, signal });
   try {
-    return await readLastLines(lines, { ...options, logs, podSequence });
+    return await readLastLines(lines, { ...options, logs, podSequence, isOver: isFinished });
   } catch (error) {
     signal.throwIfAborted();
     if (error instanceof ApiError && error.code === 404) {
@@ -161,6 +161,8 @@ class Follower {
   #retryAfterMs = 0;
   #unreachableSince: number | undefined;
   #unsureTries = 0;
+  /** The pod's last answer was that its program waits to start. */
+  #isWaiting = false;
 
   constructor(options: Options, signal: AbortSignal) {
     this.#options = options;
@@ -170,6 +172,11 @@ class Follower {
   async *run(start: Start): AsyncGenerator<LogEvent> {
     const podStart: PodStart =
       'after' in start ? { after: decodeCursor(this.#options.instanceUid, start.after) } : { tail: start.tail };
+    if ('tail' in start && start.tail === 0 && this.#options.target.current().isFinished) {
+      // Nothing new will come, and of the old nothing was asked for.
+      yield { type: 'end' };
+      return;
+    }
     void this.#watchTarget();
     try {
       for await (const event of this.#pods(podStart)) {
@@ -246,12 +253,15 @@ class Follower {
     });
     this.#unreachableSince = undefined;
     this.#unsureTries = 0;
+    this.#isWaiting = false;
     return this.#reader;
   }
 
   *#replace(target: LogTarget, reader: PodReader, outcome: PodOutcome): Generator<LogEvent> {
     const isSkipped = target.podSequence > reader.podSequence + 1;
-    const isLost = outcome !== 'waiting' && !reader.isDrained;
+    // A pod that was waiting to start when it was last asked, and is gone now, wrote nothing.
+    const isUnborn = outcome === 'waiting' || (outcome === 'gone' && this.#isWaiting && !reader.hasRead);
+    const isLost = !isUnborn && !reader.isDrained;
     if (isLost || isSkipped) {
       yield { type: 'gap', lines: undefined, cause: 'pod-deleted' };
     }
@@ -289,6 +299,7 @@ class Follower {
         throw error;
       }
       if (error instanceof ApiError && error.code === 400) {
+        this.#isWaiting = true;
         return 'waiting';
       }
       if (error instanceof ApiError && error.code === 404) {

@@ -3,7 +3,7 @@ import { ApiError } from '../../runtime/client.ts';
 import { beginningOf, encodeCursor } from '../resume.ts';
 import type { Position } from '../resume.ts';
 import type { LastLines } from '../source.ts';
-import type { PodLog } from './podlog.ts';
+import type { PodLog, PodLogBatch } from './podlog.ts';
 import type { PodLogs } from './podlogs.ts';
 
 /** Of the lines that were asked for, as many as fit are kept: the answer is one piece of memory. */
@@ -13,6 +13,8 @@ export interface LastLinesContext {
   readonly logs: PodLogs;
   readonly instanceUid: string;
   readonly podSequence: number;
+  /** The program has ended for good: what it left without a line end is its last line. */
+  readonly isOver: boolean;
   readonly limits: { readonly tailContextLines: number; readonly scanQuietMs: number };
 }
 
@@ -42,7 +44,7 @@ async function readOrNone(count: number, context: LastLinesContext, previous: bo
   try {
     const stream = await context.logs.open(previous ? { previous, tailLines } : { tailLines });
     try {
-      return await keepLast(stream, count, context);
+      return await keepLast(stream, count, { ...context, isOver: previous || context.isOver });
     } finally {
       stream.close();
     }
@@ -57,16 +59,26 @@ async function keepLast(stream: PodLog, count: number, context: LastLinesContext
   const kept: Kept = { lines: [], bytes: 0, last: undefined };
   while (true) {
     const read = await stream.read(context.limits.scanQuietMs);
-    if (read.type === 'end' && read.cause === 'missing') return undefined;
-    if (read.type === 'end' && read.cause === 'eof') return kept;
-    if (read.type !== 'lines')
-      throw new Error(`Cannot read the last lines: ${read.type === 'quiet' ? 'the log fell silent' : read.detail}`);
-    for (const [index, line] of read.batch.lines.entries()) {
-      // A copy: the line is a view into a chunk that may be large.
-      kept.lines.push(Buffer.from(line));
-      kept.bytes += line.length;
-      if (index === read.batch.lines.length - 1) kept.last = read.batch.positionAt(index);
-      while (kept.lines.length > count || kept.bytes > lastLinesBytesMax) kept.bytes -= kept.lines.shift()?.length ?? 0;
+    if (read.type === 'lines') {
+      keep(kept, read.batch, count);
+      continue;
     }
+    if (read.type === 'end' && read.cause === 'missing') return undefined;
+    if (read.type === 'quiet' || read.cause !== 'eof') {
+      throw new Error(`Cannot read the last lines: ${read.type === 'quiet' ? 'the log fell silent' : read.detail}`);
+    }
+    const rest = context.isOver ? stream.takeRest() : undefined;
+    if (rest !== undefined) keep(kept, rest, count);
+    return kept;
+  }
+}
+
+function keep(kept: Kept, batch: PodLogBatch, count: number): void {
+  for (const [index, line] of batch.lines.entries()) {
+    // A copy: the line is a view into a chunk that may be large.
+    kept.lines.push(Buffer.from(line));
+    kept.bytes += line.length;
+    if (index === batch.lines.length - 1) kept.last = batch.positionAt(index);
+    while (kept.lines.length > count || kept.bytes > lastLinesBytesMax) kept.bytes -= kept.lines.shift()?.length ?? 0;
   }
 }

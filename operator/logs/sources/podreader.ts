@@ -82,6 +82,7 @@ export class PodReader {
     if (this.#start !== undefined && 'tail' in this.#start && this.#position === undefined) {
       this.#position = await locateTail(this.#start.tail, {
         open: (options) => this.#logs.open(options),
+        isOver: this.#options.isLeaving(),
         limits: this.#limits,
       });
     }

@@ -11,6 +11,8 @@ import type { PodLog } from './podlog.ts';
 import type { OpenOptions } from './podlogs.ts';
 
 export interface TailContext {
+  /** The program has ended for good: what it left without a line end is its last line. */
+  readonly isOver: boolean;
   readonly open: (options: OpenOptions) => Promise<PodLog>;
   readonly limits: {
     /** Lines read before the wanted ones, to number the lines of equal stamp right. */
@@ -70,7 +72,8 @@ async function scanLog(lines: number, context: TailContext, options: OpenOptions
         throw new Error(`Cannot read the last lines: ${read.type === 'quiet' ? 'the log fell silent' : read.detail}`);
       }
       // What a running container has not ended yet is no line; what a dead one left is.
-      const batch = read.type === 'lines' ? read.batch : options.previous === true ? stream.takeRest() : undefined;
+      const isDead = options.previous === true || context.isOver;
+      const batch = read.type === 'lines' ? read.batch : isDead ? stream.takeRest() : undefined;
       for (let index = 0; index < (batch?.lines.length ?? 0); index += 1, count += 1) {
         ring[count % (lines + 1)] = batch?.positionAt(index) ?? missing();
       }
