@@ -85,6 +85,8 @@ export default defineConfig(
   layer({ files: ['operator/controllers/**'], forbidden: [...upper, 'master', 'logs'] }),
   layer({ files: ['operator/logs/**'], forbidden: [...upper, 'master', 'controllers'] }),
   layer({ files: ['operator/master/**'], forbidden: [...upper, 'controllers'], owns: ['ws', 'express', 'express-ws'] }),
+  // The sidecar runs beside strangers' programs and knows nothing of the operator.
+  layer({ files: ['sidecar/**'], forbidden: ['operator'] }),
   layer({ files: ['operator/metrics.ts'], owns: ['prom-client'] }),
   {
     // Tests talk to real parts with the real libraries, print tables, and are tables themselves.

@@ -10,6 +10,7 @@ import { glob } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { canRunEmbedded, downCluster, startCluster } from './cluster/cluster.ts';
+import { ensurePackages, sidecarRequirements } from './cluster/packages.ts';
 import { createProgress } from './progress.ts';
 import { downTestCluster, installForTests } from './setup-cluster.ts';
 
@@ -50,6 +51,7 @@ async function check(): Promise<void> {
 }
 
 async function unit(): Promise<void> {
+  await ensurePackages(log, sidecarRequirements);
   const isUnit = (file: string): boolean => !file.endsWith('.integration.test.ts');
   await runTests(
     (await testFiles(['operator/**/*.test.ts', 'sidecar/**/*.test.ts', 'e2e/**/*.test.ts'])).filter(isUnit),

@@ -2,12 +2,13 @@ import { access, constants } from 'node:fs/promises';
 import { hasProgram, run } from './command.ts';
 
 /** A program (or a file, when it begins with `/`) that a cluster needs, and the Debian package that has it. */
-interface Requirement {
+export interface Requirement {
   need: string;
   debian: string;
 }
 
-const requirements: readonly Requirement[] = [
+/** What a cluster runs on. */
+export const clusterRequirements: readonly Requirement[] = [
   { need: 'containerd', debian: 'containerd' },
   { need: 'ctr', debian: 'containerd' },
   { need: 'runc', debian: 'runc' },
@@ -21,15 +22,28 @@ const requirements: readonly Requirement[] = [
   { need: 'openssl', debian: 'openssl' },
 ];
 
+/** What the tests of the sidecar run programs under. */
+export const sidecarRequirements: readonly Requirement[] = [
+  { need: 'busybox', debian: 'busybox-static' },
+  { need: 'dash', debian: 'dash' },
+  { need: 'screen', debian: 'screen' },
+  { need: 'tmux', debian: 'tmux' },
+  { need: 'fallocate', debian: 'util-linux' },
+  { need: 'script', debian: 'bsdutils' },
+];
+
 /**
  * Installs what is missing with apt, and only that. Throws one line that names what is missing where there is no apt.
  * Programs are looked for rather than packages, so that a machine that has them from elsewhere is left alone.
  */
-export async function ensurePackages(log: (line: string) => void): Promise<void> {
-  const missing = await missingRequirements();
+export async function ensurePackages(
+  log: (line: string) => void,
+  requirements: readonly Requirement[] = clusterRequirements,
+): Promise<void> {
+  const missing = await missingRequirements(requirements);
   if (missing.length === 0) return;
   if (!(await hasProgram('apt-get'))) {
-    throw new Error(`The embedded cluster needs ${missing.map((entry) => entry.need).join(', ')}: install them first`);
+    throw new Error(`Missing programs: ${missing.map((entry) => entry.need).join(', ')}: install them first`);
   }
   await aptInstall([...new Set(missing.map((entry) => entry.debian))], log);
 }
@@ -50,7 +64,7 @@ export async function aptInstall(names: readonly string[], log: (line: string) =
   log(`installed Debian packages in ${((Date.now() - startedAt) / 1000).toFixed(0)} s`);
 }
 
-async function missingRequirements(): Promise<Requirement[]> {
+async function missingRequirements(requirements: readonly Requirement[]): Promise<Requirement[]> {
   const present = await Promise.all(requirements.map((entry) => isPresent(entry.need)));
   return requirements.filter((_, index) => present[index] === false);
 }

@@ -1,0 +1,140 @@
+/**
+ * The contract between a sidecar and whoever calls it: names, limits, keys. PROTOCOL.md beside this file says what they mean.
+ * It is the only file of the sidecar that other parts may import, so it depends on nothing but node:crypto.
+ */
+import { createHmac } from 'node:crypto';
+
+/** TCP port of the TLS-PSK server. */
+export const defaultPort = 7070;
+/** TCP port of the plain HTTP server that answers `/healthz` and `/metrics` alone: neither a kubelet nor Prometheus speaks TLS-PSK. */
+export const defaultHealthPort = 7071;
+/** Where the volume that the workload and the sidecar share is mounted, in both containers. */
+export const defaultDirectory = '/ringmaster';
+
+/** The one cipher suite and TLS version of both sides. */
+export const tlsOptions = {
+  ciphers: 'ECDHE-PSK-CHACHA20-POLY1305',
+  minVersion: 'TLSv1.2',
+  maxVersion: 'TLSv1.2',
+} as const;
+
+export const paths = {
+  log: '/v1/log',
+  stdin: '/v1/stdin',
+  status: '/v1/status',
+  health: '/healthz',
+  metrics: '/metrics',
+} as const;
+
+/** Response headers of `/v1/log`, and the trailer that says why a followed stream ended. Lower case, as Node hands them over. */
+export const headers = {
+  /** Which file the offsets belong to; 16 hex digits. It changes only when the file was truncated or replaced. */
+  epoch: 'ringmaster-epoch',
+  /** The first byte that can still be read; always at the start of a line. */
+  firstOffset: 'ringmaster-first-offset',
+  /** Offset of the first byte of this body. */
+  startOffset: 'ringmaster-start-offset',
+  /** Size of the log when the answer began. */
+  endOffset: 'ringmaster-end-offset',
+  /** Bytes between the offset that was asked for and the start offset: they were reclaimed. */
+  gapBytes: 'ringmaster-gap-bytes',
+  /** Lines in that gap: exact where the gap begins at a reclaim boundary, an estimate elsewhere. */
+  gapLines: 'ringmaster-gap-lines',
+  endReason: 'ringmaster-end-reason',
+} as const;
+
+/**
+ * Why a body ended on purpose. `complete`: everything asked for was sent. `stopping`: the sidecar ends, and everything written was sent.
+ * `reclaimed`: the reader was overtaken by retention; open again at the own offset to learn the gap. `replaced`: the epoch changed.
+ */
+export type EndReason = 'complete' | 'stopping' | 'reclaimed' | 'replaced';
+
+export const limits = {
+  /** Bytes of one line for standard input, without its line end. */
+  lineBytesMax: 4096,
+  /** Bytes of one `POST /v1/stdin` body. */
+  bodyBytesMax: 262_144,
+  /** Requests to standard input that may wait behind one another. */
+  stdinWaitingMax: 64,
+  /** How long a line may wait for room in the pipe. */
+  stdinTimeoutMs: 5000,
+  /** Largest `tail`. */
+  tailLinesMax: 1_000_000,
+  headerBytesMax: 8192,
+  /** Connections that have shown the key. */
+  connectionsMax: 256,
+  /** Connections that have not yet shown it; the oldest gives way to a new one. */
+  handshakesMax: 128,
+  handshakeTimeoutMs: 5000,
+  headersTimeoutMs: 10_000,
+  requestTimeoutMs: 30_000,
+  keepAliveTimeoutMs: 60_000,
+  /** How long a reader may leave the bytes that it asked for unread. */
+  stallTimeoutMs: 120_000,
+  /** Idle time after which TCP asks whether the other side still lives. */
+  tcpKeepAliveMs: 15_000,
+  healthConnectionsMax: 32,
+} as const;
+
+/** Codes in the `code` field of an error body. */
+export type SidecarErrorCode =
+  | 'BAD_REQUEST'
+  | 'NOT_FOUND'
+  | 'METHOD_NOT_ALLOWED'
+  | 'NOT_RUNNING'
+  | 'TOO_LARGE'
+  | 'OFFSET_BEYOND_END'
+  | 'OVERLOADED'
+  | 'STDIN_FULL'
+  | 'INTERNAL';
+
+/** Exit code of the launcher when the runtime that the Instance names cannot start in its image. */
+export const runtimeMissingExitCode = 78;
+
+export const sidecarRuntimes = ['process', 'screen', 'tmux'] as const;
+export type SidecarRuntime = (typeof sidecarRuntimes)[number];
+
+/** Body of `GET /v1/status`. */
+export interface SidecarStatus {
+  readonly runtime: SidecarRuntime;
+  readonly workload: {
+    /** `waiting`: not started yet. `exited`: ended, also when its container was killed. */
+    readonly state: 'waiting' | 'running' | 'exited';
+    /** How often the launcher has started, in this pod. */
+    readonly starts: number;
+    readonly startedAtMs: number | null;
+    readonly exitedAtMs: number | null;
+    /** As a shell gives it: 128 + n after signal n. Null while it runs, and when nobody was left to write it down. */
+    readonly exitCode: number | null;
+    readonly signal: string | null;
+  };
+  /** What keeps the runtime from starting, in one sentence. */
+  readonly fault: { readonly reason: 'RuntimeMissing'; readonly message: string } | null;
+  readonly log: {
+    readonly epoch: string;
+    readonly firstOffset: number;
+    readonly endOffset: number;
+    /** What the file takes on the disk. */
+    readonly diskBytes: number;
+    readonly retainBytes: number;
+    /** `off`: no limit was asked for. `unsupported`: holes cannot be punched here, so everything is kept. */
+    readonly retention: 'holes' | 'off' | 'unsupported';
+  };
+  readonly sidecar: { readonly startedAtMs: number; readonly connections: number; readonly readers: number };
+}
+
+/** The PSK identity of an Instance's sidecar. */
+export function identityOf(instanceUid: string): string {
+  return instanceUid;
+}
+
+/** The PSK of an Instance's sidecar: HMAC-SHA256(master key, Instance uid), 32 bytes. The master key must have at least 32 bytes. */
+export function deriveKey(masterKey: Uint8Array, instanceUid: string): Buffer {
+  if (masterKey.length < 32) {
+    throw new RangeError(`Cannot derive a sidecar key: the master key has ${masterKey.length} bytes, fewer than 32`);
+  }
+  if (instanceUid === '') {
+    throw new RangeError('Cannot derive a sidecar key: the Instance uid is empty');
+  }
+  return createHmac('sha256', masterKey).update(instanceUid, 'utf8').digest();
+}

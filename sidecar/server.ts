@@ -1,0 +1,310 @@
+/**
+ * The sidecar's two HTTP servers. The first speaks TLS with a pre-shared key and serves everything; a peer without the key does not get
+ * past the handshake. The second is plain and answers health and metrics alone. Both are bounded: connections, header bytes, time.
+ */
+import { createServer as createPlainServer } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { createServer } from 'node:https';
+import type { Server as TlsServer } from 'node:https';
+import { constants } from 'node:crypto';
+import type { Socket } from 'node:net';
+import type { LogFile } from './log.ts';
+import { formatMetrics } from './metrics.ts';
+import type { Counters } from './metrics.ts';
+import { headers, limits, paths, tlsOptions } from './protocol.ts';
+import type { SidecarErrorCode, SidecarStatus } from './protocol.ts';
+import { parseLogQuery } from './query.ts';
+import type { LogQuery } from './query.ts';
+import { parseLines, StdinError } from './stdin.ts';
+import type { StdinPipe } from './stdin.ts';
+import { sendLog } from './stream.ts';
+
+const statusOf: Record<SidecarErrorCode, number> = {
+  BAD_REQUEST: 400,
+  NOT_FOUND: 404,
+  METHOD_NOT_ALLOWED: 405,
+  NOT_RUNNING: 409,
+  TOO_LARGE: 413,
+  OFFSET_BEYOND_END: 416,
+  INTERNAL: 500,
+  OVERLOADED: 503,
+  STDIN_FULL: 504,
+};
+
+export interface ServerOptions {
+  readonly log: LogFile;
+  readonly pipe: StdinPipe;
+  readonly identity: string;
+  readonly key: Buffer;
+  readonly counters: Counters;
+  readonly readStatus: () => Promise<Omit<SidecarStatus, 'sidecar'>>;
+  readonly onFault: (error: unknown) => void;
+}
+
+export class SidecarServer {
+  readonly tls: TlsServer;
+  readonly plain: Server;
+  /** Log streams that are open. */
+  readers = 0;
+  /** The end of what some reader has got: what an orderly stop waits for. */
+  deliveredOffset = 0;
+  /** When a reader was last there. */
+  lastReaderAtMs = 0;
+  readonly #options: ServerOptions;
+  readonly #startedAtMs = Date.now();
+  /** Connections that have not shown the key yet, the oldest first. */
+  readonly #handshakes = new Set<Socket>();
+  #connections = 0;
+
+  constructor(options: ServerOptions) {
+    this.#options = options;
+    this.tls = this.#createTls();
+    this.plain = createPlainServer({ maxHeaderSize: limits.headerBytesMax, connectionsCheckingInterval: 5000 });
+    this.plain.maxConnections = limits.healthConnectionsMax;
+    setTimeouts(this.plain);
+    this.plain.on('request', (request, response) => {
+      this.#handle(request, response, () => this.#routePlain(request, response));
+    });
+  }
+
+  /** Stops listening and cuts every connection. */
+  close(): void {
+    for (const socket of this.#handshakes) {
+      socket.destroy();
+    }
+    this.tls.close();
+    this.tls.closeAllConnections();
+    this.plain.close();
+    this.plain.closeAllConnections();
+  }
+
+  #createTls(): TlsServer {
+    const { identity, key } = this.#options;
+    const server = createServer({
+      ...tlsOptions,
+      pskCallback: (_socket, name) => (name === identity ? key : null),
+      // No certificates are in play: without this, the hundred and more of the public authorities are loaded.
+      ca: [],
+      handshakeTimeout: limits.handshakeTimeoutMs,
+      // A ticket would let an old session in without the key.
+      secureOptions: constants.SSL_OP_NO_TICKET,
+      maxHeaderSize: limits.headerBytesMax,
+      connectionsCheckingInterval: 5000,
+      keepAlive: true,
+      keepAliveInitialDelay: limits.tcpKeepAliveMs,
+      noDelay: true,
+    });
+    setTimeouts(server);
+    server.on('connection', (socket: Socket) => {
+      this.#onConnection(socket);
+    });
+    server.on('secureConnection', (socket) => {
+      this.#onSecureConnection(socket);
+    });
+    server.on('tlsClientError', () => {
+      this.#options.counters.failedHandshakes += 1;
+    });
+    server.on('request', (request, response) => {
+      this.#options.counters.requests += 1;
+      this.#handle(request, response, () => this.#route(request, response));
+    });
+    return server;
+  }
+
+  #onConnection(socket: Socket): void {
+    if (this.#handshakes.size >= limits.handshakesMax) {
+      // Whoever has the key is through in milliseconds: the oldest of these is not one of them.
+      const [oldest] = this.#handshakes;
+      this.#options.counters.refusedConnections += 1;
+      oldest?.destroy();
+    }
+    this.#handshakes.add(socket);
+    socket.on('close', () => {
+      this.#handshakes.delete(socket);
+    });
+  }
+
+  #onSecureConnection(socket: Socket & { _parent?: Socket }): void {
+    for (const raw of this.#handshakes) {
+      if (raw.remotePort === socket.remotePort && raw.remoteAddress === socket.remoteAddress) {
+        this.#handshakes.delete(raw);
+      }
+    }
+    if (this.#connections >= limits.connectionsMax) {
+      this.#options.counters.refusedConnections += 1;
+      socket.destroy();
+      return;
+    }
+    this.#connections += 1;
+    socket.on('close', () => {
+      this.#connections -= 1;
+    });
+  }
+
+  #handle(request: IncomingMessage, response: ServerResponse, route: () => Promise<void>): void {
+    // A peer that goes away is no fault; the loops look at `response.destroyed`.
+    response.on('error', () => undefined);
+    request.on('error', () => undefined);
+    route().catch((error: unknown) => {
+      if (error instanceof StdinError) {
+        sendError(response, error.code, error.message, { linesWritten: error.linesWritten });
+        return;
+      }
+      this.#options.onFault(error);
+      sendError(response, 'INTERNAL', 'Cannot answer: an internal fault, see the log of the sidecar');
+    });
+  }
+
+  async #route(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const url = URL.parse(request.url ?? '/', 'http://sidecar');
+    if (url === null) {
+      sendError(response, 'NOT_FOUND', 'Cannot answer: there is no such path');
+    } else if (url.pathname === paths.log && hasMethod(request, response, 'GET')) {
+      const query = parseLogQuery(url.searchParams);
+      if (query.fault !== undefined) {
+        sendError(response, 'BAD_REQUEST', query.fault);
+        return;
+      }
+      await this.#sendLog(query.query, response);
+    } else if (url.pathname === paths.stdin && hasMethod(request, response, 'POST')) {
+      await this.#writeStdin(request, response);
+    } else if (url.pathname === paths.status && hasMethod(request, response, 'GET')) {
+      sendJson(response, 200, await this.#status());
+    } else if (!response.headersSent) {
+      await this.#routePlain(request, response);
+    }
+  }
+
+  async #routePlain(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const path = (request.url ?? '/').split('?')[0];
+    if (path === paths.health && hasMethod(request, response, 'GET')) {
+      sendText(response, 'ok\n');
+    } else if (path === paths.metrics && hasMethod(request, response, 'GET')) {
+      sendText(response, formatMetrics(await this.#status(), this.#options.counters, process.memoryUsage.rss()));
+    } else if (!response.headersSent) {
+      sendError(response, 'NOT_FOUND', 'Cannot answer: there is no such path');
+    }
+  }
+
+  async #status(): Promise<SidecarStatus> {
+    const sidecar = { startedAtMs: this.#startedAtMs, connections: this.#connections, readers: this.readers };
+    return { ...(await this.#options.readStatus()), sidecar };
+  }
+
+  async #writeStdin(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const body = await readBody(request);
+    if (body === undefined) {
+      response.setHeader('connection', 'close');
+      sendError(response, 'TOO_LARGE', `Cannot write to standard input: more than ${limits.bodyBytesMax} bytes`);
+      return;
+    }
+    const lines = parseLines(body);
+    await this.#options.pipe.write(lines);
+    this.#options.counters.stdinLines += lines.length;
+    sendJson(response, 200, { lines: lines.length });
+  }
+
+  async #sendLog(query: LogQuery, response: ServerResponse): Promise<void> {
+    const { log } = this.#options;
+    const end = log.end;
+    const asked = query.offset ?? (await log.tailOffset(query.tail ?? 0));
+    const start = Math.max(asked, log.first);
+    response.setHeader(headers.epoch, log.epoch);
+    response.setHeader(headers.firstOffset, log.first);
+    response.setHeader(headers.endOffset, end);
+    if (asked > end) {
+      sendError(response, 'OFFSET_BEYOND_END', `Cannot read at ${asked}: the log ends at ${end}`);
+      return;
+    }
+    response.setHeader(headers.startOffset, start);
+    response.setHeader(headers.gapBytes, start - asked);
+    response.setHeader(headers.gapLines, log.linesReclaimedSince(asked));
+    response.setHeader('content-type', 'application/octet-stream');
+    response.setHeader('trailer', headers.endReason);
+    response.writeHead(200);
+    response.flushHeaders();
+    await this.#stream(response, { start, endOffset: query.follow ? undefined : Math.max(start, end) });
+  }
+
+  async #stream(response: ServerResponse, range: { start: number; endOffset: number | undefined }): Promise<void> {
+    const abort = new AbortController();
+    response.on('close', () => {
+      abort.abort();
+    });
+    const { log, counters } = this.#options;
+    this.readers += 1;
+    try {
+      const reason = await sendLog(
+        {
+          log,
+          response,
+          offset: range.start,
+          endOffset: range.endOffset,
+          onSent: (bytes) => {
+            counters.sentBytes += bytes;
+          },
+          onCaughtUp: () => {
+            this.deliveredOffset = log.end;
+          },
+        },
+        abort.signal,
+      );
+      if (reason !== undefined) {
+        response.addTrailers({ [headers.endReason]: reason });
+        response.end();
+      }
+    } finally {
+      this.readers -= 1;
+      this.lastReaderAtMs = Date.now();
+    }
+  }
+}
+
+function setTimeouts(server: Server | TlsServer): void {
+  server.headersTimeout = limits.headersTimeoutMs;
+  server.requestTimeout = limits.requestTimeoutMs;
+  server.keepAliveTimeout = limits.keepAliveTimeoutMs;
+  server.maxHeadersCount = 32;
+}
+
+function hasMethod(request: IncomingMessage, response: ServerResponse, method: string): boolean {
+  if (request.method === method) {
+    return true;
+  }
+  response.setHeader('allow', method);
+  sendError(response, 'METHOD_NOT_ALLOWED', `Cannot answer: only ${method} is allowed here`);
+  return false;
+}
+
+/** The whole body, or undefined when it is too long. */
+async function readBody(request: IncomingMessage): Promise<Buffer | undefined> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > limits.bodyBytesMax) {
+      return undefined;
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+function sendJson(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json' });
+  response.end(JSON.stringify(body));
+}
+
+function sendText(response: ServerResponse, text: string): void {
+  response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
+  response.end(text);
+}
+
+/** Before the headers it is an answer; after them nothing is left but to cut the connection, which no reader takes for an end. */
+function sendError(response: ServerResponse, code: SidecarErrorCode, error: string, more: object = {}): void {
+  if (response.headersSent || response.destroyed) {
+    response.destroy();
+    return;
+  }
+  sendJson(response, statusOf[code], { error, code, ...more });
+}
