@@ -17,20 +17,17 @@ import { InstanceReconciler } from './controllers/instance/reconcile.ts';
 import { Stopper } from './controllers/instance/stopper.ts';
 import { operatorEnvironment, readEnvironment } from './environment.ts';
 import { serveHealth } from './health.ts';
-import { createLogger } from './log.ts';
-import { createMetrics } from './metrics.ts';
 import { group, managedBy, managedByLabel } from './names.ts';
-import { observeController, observeQueue, observeReflector, observeRequests } from './observers.ts';
+import { observeController, observeQueue } from './observers.ts';
+import { cacheOptions, startProcess } from './process.ts';
 import { pods, services } from './runtime/client.ts';
-import type { Client, KubernetesObject, Pod, Resource, Service } from './runtime/client.ts';
+import type { KubernetesObject, Pod, Service } from './runtime/client.ts';
 import { systemClock } from './runtime/clock.ts';
 import { Controller } from './runtime/controller.ts';
 import type { Reconcile } from './runtime/controller.ts';
 import { EventRecorder } from './runtime/events.ts';
 import { fence } from './runtime/fence.ts';
-import { connect } from './runtime/http.ts';
-import { dropManagedFields, keyOf } from './runtime/informer.ts';
-import type { InformerOptions } from './runtime/informer.ts';
+import { keyOf } from './runtime/informer.ts';
 import { InformerSet } from './runtime/informerset.ts';
 import { LeaderElector } from './runtime/leader.ts';
 import type { Leadership } from './runtime/leader.ts';
@@ -40,22 +37,13 @@ import { WorkQueue } from './runtime/workqueue.ts';
 const reconcileTimeoutMs = 60_000;
 
 const settings = readEnvironment(operatorEnvironment, process.env);
-const log = createLogger({ name: 'ringmaster-operator', level: settings.RINGMASTER_LOG_LEVEL });
-const metrics = createMetrics();
-const stop = new AbortController();
-for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-  process.once(signal, () => {
-    log.info({ signal }, 'Stopping');
-    stop.abort(new Error(`Stopped by ${signal}`));
-  });
-}
-
-const { client } = connect({
-  log,
-  observer: observeRequests(metrics),
-  ...(settings.RINGMASTER_CONTEXT === undefined ? {} : { context: settings.RINGMASTER_CONTEXT }),
+const parts = startProcess({
+  name: 'ringmaster-operator',
+  logLevel: settings.RINGMASTER_LOG_LEVEL,
+  context: settings.RINGMASTER_CONTEXT,
 });
-const caches = createCaches(client);
+const { log, metrics, client, stop } = parts;
+const caches = createCaches();
 const all = [caches.instances, caches.keys, caches.pods, caches.services];
 const watching = new AbortController();
 const running = all.map((informer) => informer.run(watching.signal));
@@ -74,7 +62,7 @@ const elector = new LeaderElector({
     metrics.leaderIsLeading.set(isLeading ? 1 : 0);
   },
 });
-const ended = await elector.run(stop.signal, lead);
+const ended = await elector.run(stop, lead);
 watching.abort();
 await Promise.all(running);
 log.info({ ended }, 'Ended');
@@ -87,17 +75,8 @@ interface Caches {
   readonly services: InformerSet<Service>;
 }
 
-function createCaches(reader: Client): Caches {
+function createCaches(): Caches {
   const namespaces = settings.RINGMASTER_WATCH_NAMESPACES;
-  const options = <T extends KubernetesObject>(resource: Resource<T>): Omit<InformerOptions<T>, 'scope'> => ({
-    client: reader,
-    resource,
-    clock: systemClock,
-    random: Math.random,
-    log,
-    observer: observeReflector(metrics),
-    transform: dropManagedFields,
-  });
   const ours = { labelSelector: `${managedByLabel}=${managedBy}` };
   const byOwner = {
     owner: (object: KubernetesObject): string[] => {
@@ -109,10 +88,10 @@ function createCaches(reader: Client): Caches {
   // With a list of namespaces there may be no right to read keys elsewhere; without one, keys in foreign namespaces are told that they do not count.
   const keyNamespaces = namespaces.length === 0 ? [] : [settings.RINGMASTER_NAMESPACE];
   return {
-    instances: new InformerSet({ ...options(instances), indexes: byId }, namespaces),
-    keys: new InformerSet(options(apiKeys), keyNamespaces),
-    pods: new InformerSet({ ...options(pods), scope: ours, indexes: byOwner }, namespaces),
-    services: new InformerSet({ ...options(services), scope: ours }, namespaces),
+    instances: new InformerSet({ ...cacheOptions(parts, instances), indexes: byId }, namespaces),
+    keys: new InformerSet(cacheOptions(parts, apiKeys), keyNamespaces),
+    pods: new InformerSet({ ...cacheOptions(parts, pods), scope: ours, indexes: byOwner }, namespaces),
+    services: new InformerSet({ ...cacheOptions(parts, services), scope: ours }, namespaces),
   };
 }
 

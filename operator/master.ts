@@ -4,7 +4,6 @@ import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
 import { instances } from './api/v1alpha1/instance.ts';
 import { masterEnvironment, readEnvironment } from './environment.ts';
-import { createLogger } from './log.ts';
 import { createHub } from './logs/hub.ts';
 import { createKubernetesLogSource } from './logs/sources/kubernetes.ts';
 import type { LogSource } from './logs/source.ts';
@@ -13,36 +12,23 @@ import { createKeyTable } from './master/keys.ts';
 import { systemTimers } from './master/ports.ts';
 import type { Limits, TailResult } from './master/ports.ts';
 import { createServer } from './master/server.ts';
-import { createMetrics } from './metrics.ts';
-import { observeHub, observeReflector, observeRequests, observeSource } from './observers.ts';
-import type { KubernetesObject, Resource } from './runtime/client.ts';
+import { observeHub, observeSource } from './observers.ts';
+import { cacheOptions, startProcess } from './process.ts';
 import { systemClock } from './runtime/clock.ts';
-import { connect } from './runtime/http.ts';
-import { dropManagedFields } from './runtime/informer.ts';
-import type { InformerOptions } from './runtime/informer.ts';
 import { InformerSet } from './runtime/informerset.ts';
 
 const settings = readEnvironment(masterEnvironment, process.env);
-const log = createLogger({ name: 'ringmaster-master', level: settings.RINGMASTER_LOG_LEVEL });
-const metrics = createMetrics();
-const stop = new AbortController();
-for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-  process.once(signal, () => {
-    log.info({ signal }, 'Draining');
-    stop.abort(new Error(`Stopped by ${signal}`));
-  });
-}
-
-const { client } = connect({
-  log,
-  observer: observeRequests(metrics),
-  ...(settings.RINGMASTER_CONTEXT === undefined ? {} : { context: settings.RINGMASTER_CONTEXT }),
+const parts = startProcess({
+  name: 'ringmaster-master',
+  logLevel: settings.RINGMASTER_LOG_LEVEL,
+  context: settings.RINGMASTER_CONTEXT,
 });
+const { log, metrics, client, stop } = parts;
 const directory = new Directory();
 const keys = createKeyTable(systemTimers);
-const instanceCache = new InformerSet(cacheOptions(instances), settings.RINGMASTER_WATCH_NAMESPACES);
+const instanceCache = new InformerSet(cacheOptions(parts, instances), settings.RINGMASTER_WATCH_NAMESPACES);
 // Keys count in the release namespace alone: whoever may make one elsewhere must not become able to do everything.
-const keyCache = new InformerSet(cacheOptions(apiKeys), [settings.RINGMASTER_NAMESPACE]);
+const keyCache = new InformerSet(cacheOptions(parts, apiKeys), [settings.RINGMASTER_NAMESPACE]);
 instanceCache.onChange((_, previous, next) => {
   noteInstance(previous, next);
 });
@@ -68,27 +54,15 @@ const server = createServer({
 // The caches outlive the drain: keys are revoked and instances end while sockets are still open.
 const watching = new AbortController();
 const running = [instanceCache.run(watching.signal), keyCache.run(watching.signal)];
-await server.start(stop.signal);
+await server.start(stop);
 log.info({ port: settings.RINGMASTER_PORT }, 'Serving');
-await untilAborted(stop.signal);
+await untilAborted(stop);
 await server.drain();
 hub.close();
 keys.close();
 watching.abort();
 await Promise.all(running);
 log.info('Ended');
-
-function cacheOptions<T extends KubernetesObject>(resource: Resource<T>): Omit<InformerOptions<T>, 'scope'> {
-  return {
-    client,
-    resource,
-    clock: systemClock,
-    random: Math.random,
-    log,
-    observer: observeReflector(metrics),
-    transform: dropManagedFields,
-  };
-}
 
 function sourceFor(instanceUid: string): LogSource {
   return createKubernetesLogSource({

@@ -5,39 +5,7 @@
  * `Resource<T>` names the REST path and carries the type. Reads that find nothing give `undefined`; every other failure is an `ApiError`
  * (the server answered) or a plain network error (it did not). Nothing here retries: that is the caller's loop.
  */
-import type {
-  CoreV1Event,
-  EventsV1Event,
-  V1Container,
-  V1ContainerStatus,
-  V1Lease,
-  V1Namespace,
-  V1Node,
-  V1ObjectMeta,
-  V1OwnerReference,
-  V1Pod,
-  V1PodSpec,
-  V1Probe,
-  V1Service,
-  V1Volume,
-} from '@kubernetes/client-node';
-
-export type {
-  CoreV1Event,
-  EventsV1Event,
-  V1Container,
-  V1ContainerStatus,
-  V1Lease,
-  V1Namespace,
-  V1Node,
-  V1ObjectMeta,
-  V1OwnerReference,
-  V1Pod,
-  V1PodSpec,
-  V1Probe,
-  V1Service,
-  V1Volume,
-};
+import type { EventsV1Event, V1Lease, V1Namespace, V1Pod, V1Service } from '@kubernetes/client-node';
 
 /** Metadata as the server returns it. Times are RFC 3339 strings, as on the wire (never `Date`). */
 export interface ObjectMeta {

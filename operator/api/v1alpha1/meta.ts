@@ -68,6 +68,21 @@ export const conditions = listMap(condition, ['type'], 16).describe(
   'What is the case now, in the form that kubectl wait and GitOps tools read.',
 );
 
+/** What is said of one aspect, before it has its time. */
+export type Aspect = Pick<Condition, 'type' | 'reason' | 'message'> & { readonly holds: boolean };
+
+/** The condition that says it; its transition time moves only when the status differs from the one in `before`. Pure. */
+export function makeCondition(
+  { type, reason, message, holds }: Aspect,
+  context: { before: readonly Condition[] | undefined; generation: number | undefined; nowMs: number },
+): Condition {
+  const status = holds ? 'True' : 'False';
+  const last = context.before?.find((condition) => condition.type === type);
+  const lastTransitionTime = last?.status === status ? last.lastTransitionTime : new Date(context.nowMs).toISOString();
+  const observed = context.generation === undefined ? {} : { observedGeneration: context.generation };
+  return { type, status, reason, message, lastTransitionTime, ...observed };
+}
+
 /** Metadata as the API server gives it. */
 export interface Metadata {
   name: string;

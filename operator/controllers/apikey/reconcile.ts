@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { ApiKey, ApiKeyStatus } from '../../api/v1alpha1/apikey.ts';
 import { apiKeys } from '../../api/v1alpha1/apikey.ts';
-import type { Condition } from '../../api/v1alpha1/meta.ts';
+import { makeCondition } from '../../api/v1alpha1/meta.ts';
 import { operatorFieldManager } from '../../names.ts';
 import type { Reason } from '../../names.ts';
 import type { Client, KubernetesObject } from '../../runtime/client.ts';
@@ -45,26 +45,15 @@ export class ApiKeyReconciler {
 /** Pure. */
 export function buildKeyStatus(apiKey: ApiKey, options: { releaseNamespace: string; nowMs: number }): ApiKeyStatus {
   const { isReady, reason, message } = judge(apiKey, options);
-  const generation = apiKey.metadata.generation;
-  const entries: [string, boolean][] = [
-    ['Ready', isReady],
-    ['Stalled', !isReady],
-  ];
-  const conditions = entries.map(([type, value]): Condition => {
-    const status = value ? 'True' : 'False';
-    const before = apiKey.status?.conditions?.find((condition) => condition.type === type);
-    const lastTransitionTime =
-      before?.status === status ? before.lastTransitionTime : new Date(options.nowMs).toISOString();
-    return {
-      type,
-      status,
-      reason,
-      message,
-      lastTransitionTime,
-      ...(generation === undefined ? {} : { observedGeneration: generation }),
-    };
-  });
-  return { ...(generation === undefined ? {} : { observedGeneration: generation }), conditions };
+  const { generation } = apiKey.metadata;
+  const context = { before: apiKey.status?.conditions, generation, nowMs: options.nowMs };
+  return {
+    ...(generation === undefined ? {} : { observedGeneration: generation }),
+    conditions: [
+      makeCondition({ type: 'Ready', reason, message, holds: isReady }, context),
+      makeCondition({ type: 'Stalled', reason, message, holds: !isReady }, context),
+    ],
+  };
 }
 
 function judge(

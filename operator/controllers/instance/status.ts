@@ -6,6 +6,7 @@
  * condition: it is neither ready nor on its way there, and kstatus then counts it as current.
  */
 import type { Instance, InstanceStatus, State } from '../../api/v1alpha1/instance.ts';
+import { makeCondition } from '../../api/v1alpha1/meta.ts';
 import type { Condition } from '../../api/v1alpha1/meta.ts';
 import { restartedAtAnnotation } from '../../names.ts';
 import type { ConditionType, Reason } from '../../names.ts';
@@ -156,29 +157,15 @@ function address(instance: Instance, pod: PodView | undefined): Pick<InstanceSta
   return { ...(host === undefined ? {} : { hostAddress: host }), ...(port === undefined ? {} : { port }) };
 }
 
-function buildConditions(input: StatusInput, verdict: Verdict): Condition[] {
+function buildConditions({ instance, nowMs }: StatusInput, verdict: Verdict): Condition[] {
   const { reason, message } = verdict;
+  const context = { before: instance.status?.conditions, generation: instance.metadata.generation, nowMs };
   const wanted: [ConditionType, boolean | undefined][] = [
     ['Ready', verdict.ready],
     ['Reconciling', verdict.isReconciling],
     ['Stalled', verdict.isStalled],
   ];
-  const generation = input.instance.metadata.generation;
-  return wanted.flatMap(([type, value]) => {
-    if (value === undefined) return [];
-    const status = value ? 'True' : 'False';
-    const before = input.instance.status?.conditions?.find((condition) => condition.type === type);
-    const lastTransitionTime =
-      before?.status === status ? before.lastTransitionTime : new Date(input.nowMs).toISOString();
-    return [
-      {
-        type,
-        status,
-        reason,
-        message,
-        lastTransitionTime,
-        ...(generation === undefined ? {} : { observedGeneration: generation }),
-      },
-    ];
-  });
+  return wanted.flatMap(([type, holds]) =>
+    holds === undefined ? [] : [makeCondition({ type, reason, message, holds }, context)],
+  );
 }
