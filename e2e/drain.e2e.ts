@@ -113,9 +113,10 @@ test('drain: a Master that is killed costs a client that resumes by cursor no li
   await client.stop();
   tally.check('the client that resumed at the other replica', tally.last);
   assert.equal(client.closes[0]?.code, 1006);
+  // The kubelet takes a moment to notice.
+  const restarts = podField(killed.name, '{.status.containerStatuses[0].restartCount}');
+  await eventually('the killed one to be started again', async () => (await world.cluster.kubectl(restarts)) === '1');
   await masters(world);
-  const restarts = await world.cluster.kubectl(podField(killed.name, '{.status.containerStatuses[0].restartCount}'));
-  assert.equal(restarts, '1', 'the killed one was started again');
 });
 
 /** The Master process of a pod, by the pod's cgroup: the nodes of the embedded cluster share this machine's processes. */

@@ -132,7 +132,7 @@ test('integration: apply leaves the fields of other managers alone, conflicts un
   assert.equal(again.metadata.resourceVersion, forced.metadata.resourceVersion, 'no change, no version');
 });
 
-test('integration: a watch is ended by the server in time; one from the distant past gets 410', async () => {
+test('integration: a watch is ended by the server in time', async () => {
   await using namespace = await makeNamespace();
   const { metadata } = await client.list(configMaps, { namespace: namespace.name });
   const options = { namespace: namespace.name, idleTimeoutMs: 30_000, signal: new AbortController().signal };
@@ -143,14 +143,6 @@ test('integration: a watch is ended by the server in time; one from the distant 
   }
   const lastedMs = performance.now() - startedMs;
   assert.ok(lastedMs > 2_500 && lastedMs < 10_000, `ended after ${lastedMs} ms`);
-  await assert.rejects(
-    async () => {
-      for await (const event of client.watch(configMaps, { ...options, resourceVersion: '1', timeoutSeconds: 5 })) {
-        if (event.type === 'ERROR') throw new ApiError(event.object);
-      }
-    },
-    (error) => error instanceof ApiError && error.code === 410,
-  );
 });
 
 test('integration: an informer reads a collection of several pages and follows it', async () => {
