@@ -2,8 +2,11 @@
  * The live log beside a raw `pods/log?follow` reader, in the same run and on the same pod.
  *
  * Latency: a program writes a line with the present time every 10 ms; both readers note when each line arrives. Throughput: a program writes a
- * million lines of 100 bytes; then both readers read all of them in turn, several times. Goals: p50 at most 0.5 ms and p99 at most 3 ms above
+ * million lines of 100 bytes; then the readers read all of them in turn, several times. Goals: p50 at most 0.5 ms and p99 at most 3 ms above
  * raw; at least 0.95 of raw's lines per second.
+ *
+ * The kubelet is the limit of the backlog, and asked for time stamps (`timestamps=true`), without which no position in a log can be named, it is about
+ * half as fast. So there are two raw readers: the goal is held against the one that asks for the same thing, and the other is shown beside it.
  */
 import { readFileSync } from 'node:fs';
 import { Agent, request } from 'node:https';
@@ -15,6 +18,8 @@ import type { Bench } from '../bench.ts';
 const latencyLines = 2000;
 const backlogLines = 1_000_000;
 const rounds = 3;
+/** `2026-01-01T00:00:00.000000000Z ` before each line; the kubelet pads the fraction. */
+const stampLength = 31;
 
 const clock = 'const now = () => (performance.timeOrigin + performance.now()).toFixed(3);';
 const ticking = `${clock} setInterval(() => process.stdout.write('t ' + now() + '\\n'), 10);`;
@@ -34,14 +39,15 @@ export async function run(bench: Bench): Promise<void> {
   const goals = [
     goal('p50 above raw', latency.live.p50 - latency.raw.p50, { most: 0.5, unit: 'ms' }),
     goal('p99 above raw', latency.live.p99 - latency.raw.p99, { most: 3, unit: 'ms' }),
-    goal('lines per second, ratio to raw', throughput.ratio, { least: 0.95, unit: 'x' }),
+    goal('lines per second, ratio to raw with time stamps', throughput.ratio, { least: 0.95, unit: 'x' }),
   ];
   process.stdout.write(`
 live-log: ${latencyLines} lines, one each 10 ms; write to arrival in ms
   raw pods/log?follow   p50 ${latency.raw.p50.toFixed(2)}   p90 ${latency.raw.p90.toFixed(2)}   p99 ${latency.raw.p99.toFixed(2)}   max ${latency.raw.max.toFixed(2)}
   live-log WebSocket    p50 ${latency.live.p50.toFixed(2)}   p90 ${latency.live.p90.toFixed(2)}   p99 ${latency.live.p99.toFixed(2)}   max ${latency.live.max.toFixed(2)}
 backlog of ${backlogLines} lines of 100 bytes, ${rounds} rounds in turn; lines per second
-  raw pods/log          ${throughput.raw.map(Math.round).join('  ')}
+  raw, no time stamps   ${throughput.plain.map(Math.round).join('  ')}
+  raw, time stamps      ${throughput.raw.map(Math.round).join('  ')}
   live-log WebSocket    ${throughput.live.map(Math.round).join('  ')}
   ratio of each pair    ${throughput.ratios.map((ratio) => ratio.toFixed(2)).join('  ')}   median ${throughput.ratio.toFixed(2)}
 ${goals.join('\n')}
@@ -81,6 +87,7 @@ async function measureLatency(bench: Bench): Promise<{ raw: Percentiles; live: P
 }
 
 interface Throughput {
+  readonly plain: number[];
   readonly raw: number[];
   readonly live: number[];
   readonly ratios: number[];
@@ -93,11 +100,29 @@ async function measureThroughput(bench: Bench): Promise<Throughput> {
   await bench.progress.step(`Writing ${backlogLines} lines`, async () => {
     while (!(await bench.cluster.kubectl(['logs', podName, '--tail=1'])).startsWith('done')) await sleep(500);
   });
+  const plain: number[] = [];
   const raw: number[] = [];
   const live: number[] = [];
   await bench.progress.step(`Reading them, ${rounds} times each`, async () => {
     for (let round = 0; round < rounds; round += 1) {
-      raw.push(await rate((onLine, signal) => readRaw(bench, { podName, query: 'follow=true', onLine, signal })));
+      const readers = [
+        { into: plain, query: 'follow=true', stampLength: 0 },
+        { into: raw, query: 'follow=true&timestamps=true', stampLength },
+      ];
+      for (const { into, query, stampLength: skip } of readers) {
+        into.push(
+          await rate((onLine, signal) =>
+            readRaw(bench, {
+              podName,
+              query,
+              onLine: (line) => {
+                onLine(line.slice(skip));
+              },
+              signal,
+            }),
+          ),
+        );
+      }
       live.push(
         await rate((onLine, signal) =>
           readLive(bench, { id, query: `?cursor=${encodeURIComponent(cursor)}`, onLine, signal }),
@@ -107,7 +132,13 @@ async function measureThroughput(bench: Bench): Promise<Throughput> {
   });
   await remove(bench, 'backlog');
   const ratios = live.map((value, index) => value / (raw[index] ?? Number.NaN));
-  return { raw, live, ratios, ratio: [...ratios].sort((a, b) => a - b)[Math.floor(ratios.length / 2)] ?? Number.NaN };
+  return {
+    plain,
+    raw,
+    live,
+    ratios,
+    ratio: [...ratios].sort((a, b) => a - b)[Math.floor(ratios.length / 2)] ?? Number.NaN,
+  };
 }
 
 /** Lines per second from the first to the last line. */
