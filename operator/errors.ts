@@ -1,23 +1,10 @@
 /**
- * Every error code of the project: what a client gets for it before the upgrade (HTTP status) and after it (WebSocket close code).
- * Codes are API: callers branch on `code`, never on the message; a code is never renamed.
+ * Every error code that crosses a boundary inside: what a client gets for it before the upgrade (HTTP status) and after it (WebSocket close
+ * code). Callers branch on `code`, never on the message. What the Master refuses by itself is in master/refusal.ts.
  */
 export const errorCodes = {
-  /** No token, or one that is malformed, unknown, expired, revoked or not permitted. */
-  UNAUTHORIZED: { status: 401, closeCode: 1008 },
-  /** A malformed id, query or body. */
-  BAD_REQUEST: { status: 400, closeCode: 1008 },
   /** A cursor that is malformed, or that belongs to another instance. */
   CURSOR_INVALID: { status: 400, closeCode: 1008 },
-  NOT_FOUND: { status: 404, closeCode: 1011 },
-  INSTANCE_NOT_FOUND: { status: 404, closeCode: 1000 },
-  INSTANCE_NOT_RUNNING: { status: 409, closeCode: 1011 },
-  METHOD_NOT_ALLOWED: { status: 405, closeCode: 1011 },
-  RATE_LIMITED: { status: 429, closeCode: 1013 },
-  /** Too many sockets, or this replica is draining. */
-  OVERLOADED: { status: 503, closeCode: 1013 },
-  DRAINING: { status: 503, closeCode: 1001 },
-  FRAME_TOO_BIG: { status: 413, closeCode: 1009 },
   /** The log source cannot be read now; retried. */
   LOG_SOURCE_UNAVAILABLE: { status: 503, closeCode: 1013 },
   INTERNAL: { status: 500, closeCode: 1011 },

@@ -4,7 +4,7 @@ import { processGroupDir } from './cgroup.ts';
 import { pkiDir } from './pki.ts';
 import type { Program } from './processes.ts';
 import type { ClusterSettings } from './settings.ts';
-import { nodeAddress, nodeNetns, nodeNumbers } from './settings.ts';
+import { nodeAddress, nodeNetns } from './settings.ts';
 
 /** The programs that may be given more arguments. */
 export type ComponentKind =
@@ -160,18 +160,6 @@ export function nodePrograms(plan: ClusterPlan, node: number): Program[] {
   return [
     { ...nodeProgram(plan, node, 'kubelet'), args: kubelet },
     { ...nodeProgram(plan, node, 'kube-proxy'), args: proxy },
-  ];
-}
-
-/** All programs, in the order in which they start. */
-export function allPrograms(plan: ClusterPlan): Program[] {
-  const nodes = nodeNumbers(plan.nodes);
-  return [
-    etcdProgram(plan),
-    apiserverProgram(plan),
-    ...nodes.map((node) => containerdProgram(plan, node)),
-    ...controllerPrograms(plan),
-    ...nodes.flatMap((node) => nodePrograms(plan, node)),
   ];
 }
 

@@ -467,3 +467,27 @@ async function playHub(actions: Action[], ringLinesMax: number): Promise<void> {
   await settle();
   assert.equal(log.open, 0);
 }
+
+test("hub: a later client of a log that never pauses gets its own last lines, not the earlier client's", async () => {
+  const log = new Log();
+  log.write(...numbered(1, 5));
+  // The clock stands still: for the hub the backlog never ends.
+  const { hub } = lab(log);
+  const first = hub.subscribe('a', { tail: 1 });
+  assert.deepEqual(await drain(first), ['5']);
+  log.write(...numbered(6, 9));
+  assert.deepEqual(await drain(first), numbered(6, 9));
+  const second = hub.subscribe('a', { tail: 1 });
+  assert.deepEqual(await drain(second), ['9']);
+  hub.close();
+});
+
+test('hub: an event that was evicted behind a line is still given to who returns from that line', async () => {
+  // Found by the model above.
+  const write = (count: number): Action => ({ do: 'write', count });
+  const join = (tail: number): Action => ({ do: 'join', tail });
+  const take: Action = { do: 'take', who: 1, chunks: 1 };
+  const settled: Action = { do: 'settle' };
+  const before = [write(1), join(1000), { do: 'event', type: 'restart' } as const, write(1), settled, join(1), take];
+  await playHub([...before, write(4), settled, join(0), take, settled, write(1), join(0)], 4);
+});

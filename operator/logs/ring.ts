@@ -79,6 +79,8 @@ export class Ring {
   #lines = 0;
   #linesEvicted = 0;
   #lastEvicted: LogBatch | undefined;
+  /** The newest evicted entry is an event, which came after `#lastEvicted`. */
+  #isEventEvictedLast = false;
 
   constructor(limits: RingLimits, compare: (a: Cursor, b: Cursor) => number) {
     this.#limits = limits;
@@ -140,6 +142,7 @@ export class Ring {
     this.#bytes -= entry.bytes;
     this.#lines -= entry.lineCount;
     this.#linesEvicted += entry.lineCount;
+    this.#isEventEvictedLast = entry.event.type !== 'lines';
     this.#lastEvicted = entry.event.type === 'lines' ? entry.event : this.#lastEvicted;
     if (this.#head > 64 && this.#head * 2 > this.#entries.length) {
       this.#entries = this.#entries.slice(this.#head);
@@ -196,9 +199,7 @@ export class Ring {
     if (event?.type === 'lines') {
       return this.#placeInBatch(event, low, cursor);
     }
-    const evicted = this.evictedCursor;
-    const isJustBefore = evicted !== undefined && this.#compare(evicted, cursor) === 0;
-    return isJustBefore ? { sequence: this.#oldestSequence, line: 0 } : undefined;
+    return this.#placeAfterEvicted(cursor);
   }
 
   /** Lines between `place` and the newest one. */
@@ -234,7 +235,12 @@ export class Ring {
     if (this.#compare(batch.cursorAt(low), cursor) === 0) {
       return low + 1 === batch.lines.length ? { sequence: sequence + 1, line: 0 } : { sequence, line: low + 1 };
     }
-    const evicted = low === 0 ? this.evictedCursor : undefined;
+    return low === 0 ? this.#placeAfterEvicted(cursor) : undefined;
+  }
+
+  /** The oldest entry, if it follows the line at `cursor` directly: an event between them that was evicted would be lost. */
+  #placeAfterEvicted(cursor: Cursor): RingPlace | undefined {
+    const evicted = this.#isEventEvictedLast ? undefined : this.evictedCursor;
     const isJustBefore = evicted !== undefined && this.#compare(evicted, cursor) === 0;
     return isJustBefore ? { sequence: this.#oldestSequence, line: 0 } : undefined;
   }
