@@ -10,6 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import WebSocket from 'ws';
 import { attachCluster } from './cluster/cluster.ts';
 import type { Cluster } from './cluster/cluster.ts';
+import { CommandError } from './cluster/command.ts';
 import { isClusterName } from './cluster/settings.ts';
 import { waitUntil } from './cluster/wait.ts';
 import { apiKeyManifest, createToken, releaseNamespace } from './release.ts';
@@ -304,6 +305,15 @@ export function parseAnswer(text: string): RawAnswer {
   );
   assert.equal(headers['content-length'], String(Buffer.byteLength(body, 'latin1')), 'Content-Length is exact');
   return { status: Number(status), headers, body };
+}
+
+/** Runs a command that ends the program. It may be killed with the container that it ends, before it can say how it went. */
+export async function crash(world: World, name: string, command: readonly string[]): Promise<void> {
+  try {
+    await world.kubectl(['exec', await podOf(world, name), '--', ...command]);
+  } catch (error) {
+    if (!(error instanceof CommandError) || error.exitCode !== 137) throw error;
+  }
 }
 
 /** An ApiKey made by kubectl; removed at the end. */

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import {
   applyInstance,
   applyInstances,
+  crash,
   enterWorld,
   eventually,
   jsonProtocol,
@@ -175,7 +176,7 @@ test('live-log: a container restart, a replaced pod and a stop are one socket, i
     'farewell of pod 2',
   ];
   await plain.untilFrames(1);
-  await world.kubectl(['exec', await podOf(world, 'phoenix'), '--', 'kill', '-USR1', '1']);
+  await crash(world, 'phoenix', ['kill', '-USR1', '1']);
   await plain.untilFrames(3);
   await world.kubectl(['delete', 'pod', await podOf(world, 'phoenix'), '--wait=false']);
   await plain.untilFrames(5);

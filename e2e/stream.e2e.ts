@@ -7,6 +7,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import {
   applyInstance,
+  crash,
   enterWorld,
   masters,
   nodeProgram,
@@ -132,7 +133,7 @@ test('stream: 20,000 lines at 1,000/s over a container restart, an API server re
   await until(2_500);
   client.cut();
   await until(4_000);
-  await world.kubectl(['exec', await podOf(world, 'counter'), '--', 'node', '-e', "process.kill(1, 'SIGUSR1')"]);
+  await crash(world, 'counter', ['node', '-e', "process.kill(1, 'SIGUSR1')"]);
   await until(8_000);
   client.cut();
   await restartApiServer(world);

@@ -7,6 +7,10 @@ export interface LogTarget {
   readonly podSequence: number;
   /** Containers started anew inside this pod, as the operator last saw it: a hint to look, never the truth. */
   readonly restarts: number;
+  /** The newest pod whose program is certainly not started any more: its log ends where it ends now. 0 before there was one. */
+  readonly endingPodSequence: number;
+  /** The newest pod that is known to have come and gone without its program ever running; 0 before there was one. */
+  readonly unstartedPodSequence: number;
   /** Stopped on purpose, finished or deleted: when the pod's log is read to its end, nothing follows. */
   readonly isFinished: boolean;
 }

@@ -9,7 +9,15 @@ import type { LogTarget, TargetWatch } from '../logs/target.ts';
 import type { InstanceDirectory, InstanceInfo } from './ports.ts';
 
 /** Before anything is known of an Instance. */
-const noTarget: LogTarget = { namespace: '', podName: undefined, podSequence: 0, restarts: 0, isFinished: false };
+const noTarget: LogTarget = {
+  namespace: '',
+  podName: undefined,
+  podSequence: 0,
+  restarts: 0,
+  endingPodSequence: 0,
+  unstartedPodSequence: 0,
+  isFinished: false,
+};
 
 interface Entry {
   target: LogTarget;
@@ -102,6 +110,8 @@ function isSame(a: LogTarget, b: LogTarget): boolean {
     a.podName === b.podName &&
     a.podSequence === b.podSequence &&
     a.restarts === b.restarts &&
+    a.endingPodSequence === b.endingPodSequence &&
+    a.unstartedPodSequence === b.unstartedPodSequence &&
     a.isFinished === b.isFinished &&
     a.namespace === b.namespace
   );
@@ -114,6 +124,8 @@ function toTarget(instance: Instance): LogTarget {
     podName: status?.podName,
     podSequence: status?.podSequence ?? 0,
     restarts: status?.restarts ?? 0,
+    endingPodSequence: status?.endingPodSequence ?? 0,
+    unstartedPodSequence: status?.unstartedPodSequence ?? 0,
     // A status that speaks of an older spec may be about to start again.
     isFinished: status?.state === 'STOPPED' && status.observedGeneration === metadata.generation,
   };

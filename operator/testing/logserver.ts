@@ -77,6 +77,8 @@ export class LogServer {
     podName: undefined,
     podSequence: 0,
     restarts: 0,
+    endingPodSequence: 0,
+    unstartedPodSequence: 0,
     isFinished: false,
   };
 
@@ -121,16 +123,21 @@ export class LogServer {
     this.#setTarget({ restarts: pod.containers.length - 1 });
   }
 
-  /** The container dies; `waiting`: the next one is in back-off, so that `previous` shows the dead one too. */
+  /** The container dies; `waiting`: the next one is in back-off, so that `previous` shows the dead one too. Else the pod is going, as is said. */
   stopContainer(options: { waiting?: boolean } = {}): void {
     const pod = this.#pod();
+    const isWaiting = options.waiting === true;
+    if (!isWaiting) this.#setTarget({ endingPodSequence: this.#target.podSequence });
     this.#end(pod);
-    pod.isWaiting = options.waiting === true;
+    pod.isWaiting = isWaiting;
     this.#notify();
   }
 
+  /** Without notice; that its program never ran, if it did not, is known. */
   deletePod(sequence = this.#target.podSequence): void {
+    const pod = this.#pods.get(`game-${sequence}`);
     this.#pods.delete(`game-${sequence}`);
+    if (pod?.containers.length === 0) this.#setTarget({ unstartedPodSequence: sequence });
     this.#notify();
   }
 

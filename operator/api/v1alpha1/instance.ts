@@ -381,6 +381,14 @@ export const instanceStatus = withRules(
         .optional()
         .describe('The value of the annotation ringmaster.dev/restarted-at that this pod was made for.'),
       podSequence: int64.min(0).optional().describe('How many pods this Instance has had.'),
+      endingPodSequence: int64
+        .min(0)
+        .optional()
+        .describe('The newest of them whose program will not be started again, because the pod is going or has ended.'),
+      unstartedPodSequence: int64
+        .min(0)
+        .optional()
+        .describe('The newest of them that went before its program had run at all.'),
       nodeName: z.string().max(253).optional().describe('The node that it runs on.'),
       hostAddress: z
         .string()

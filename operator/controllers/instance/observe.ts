@@ -34,6 +34,8 @@ export interface PodView {
   readonly phase: Phase;
   readonly isReady: boolean;
   readonly restarts: number;
+  /** Whether the program may have run in it: false only as long as the pod says otherwise. */
+  readonly hasStarted: boolean;
   /** One word and one sentence for why it is as it is. */
   readonly cause: string | undefined;
   readonly message: string | undefined;
@@ -76,6 +78,7 @@ export function viewPod(pod: Pod): PodView {
       phase === 'running' &&
       status?.conditions?.some(({ type, status: value }) => type === 'Ready' && value === 'True') === true,
     restarts: container?.restartCount ?? 0,
+    hasStarted: hasStarted(pod, container),
     cause,
     message,
     nodeName: pod.spec?.nodeName,
@@ -86,6 +89,15 @@ export function viewPod(pod: Pod): PodView {
     isStopCommandSent: metadata.annotations?.[stopCommandSentAnnotation] !== undefined,
     isProgramAlone: isProgramAlone(pod),
   };
+}
+
+/** A kubelet that never started a container says, when the pod has gone, that it "terminated": without id and start time. */
+function hasStarted({ status }: Pod, container: ContainerStatus | undefined): boolean {
+  if (container === undefined) return status?.phase !== undefined && status.phase !== 'Pending';
+  const { state, lastState, restartCount } = container;
+  const ended = state?.terminated;
+  const hasEnded = ended !== undefined && (ended.containerID !== undefined || ended.startedAt !== undefined);
+  return state?.running !== undefined || hasEnded || lastState?.terminated !== undefined || restartCount > 0;
 }
 
 function isProgramAlone({ spec }: Pod): boolean {

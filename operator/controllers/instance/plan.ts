@@ -48,8 +48,12 @@ export interface Plan {
   readonly situation: Situation;
   /** The pod that the status speaks of. */
   readonly pod: PodView | undefined;
+  /** The newest pod that exists; the status may already speak of the one that follows it. */
+  readonly newest: PodView | undefined;
   readonly requeueAfterMs?: number;
 }
+
+type Decision = Omit<Plan, 'newest'>;
 
 /** After a pod's deletion is due, this long is left for its node to say so before another pod is made elsewhere. */
 export const overdueMs = 10_000;
@@ -61,14 +65,14 @@ const lostPauseMs = 10_000;
 export function plan(observed: Observed): Plan {
   const { instance, pods } = observed;
   const newest = newestPod(pods);
-  if (instance.metadata.deletionTimestamp !== undefined) return planDeleted(observed, newest);
+  if (instance.metadata.deletionTimestamp !== undefined) return { ...planDeleted(observed, newest), newest };
   const service = planService(observed);
   const rest = instance.spec.desiredState === 'Stopped' ? planStopped(pods, newest) : planRunning(observed, newest);
-  return { ...rest, actions: [...service, ...rest.actions] };
+  return { ...rest, actions: [...service, ...rest.actions], newest };
 }
 
 /** A pod whose node does not answer holds the deletion up only until it is overdue: then the garbage collector is left with it. */
-function planDeleted({ instance, pods, nowMs }: Observed, newest: PodView | undefined): Plan {
+function planDeleted({ instance, pods, nowMs }: Observed, newest: PodView | undefined): Decision {
   const left = pods.filter((pod) => pod.deletionDueMs === undefined || overdueAtMs(instance, pod, nowMs) > nowMs);
   if (left.length === 0)
     return { actions: [{ type: 'remove-finalizer' }], situation: { at: 'deleted' }, pod: undefined };
@@ -81,7 +85,7 @@ function planDeleted({ instance, pods, nowMs }: Observed, newest: PodView | unde
   };
 }
 
-function planStopped(pods: readonly PodView[], newest: PodView | undefined): Plan {
+function planStopped(pods: readonly PodView[], newest: PodView | undefined): Decision {
   if (pods.every(isOver)) return { actions: [], situation: { at: 'stopped' }, pod: newest };
   return {
     actions: stopAll(
@@ -93,7 +97,7 @@ function planStopped(pods: readonly PodView[], newest: PodView | undefined): Pla
   };
 }
 
-function planRunning(observed: Observed, newest: PodView | undefined): Plan {
+function planRunning(observed: Observed, newest: PodView | undefined): Decision {
   const faults = overlayFaults(observed.instance.spec.podTemplate?.spec ?? {});
   if (faults.length > 0)
     return { actions: [], situation: { at: 'invalid', message: `${faults.join('. ')}.` }, pod: newest };
@@ -106,7 +110,7 @@ function planRunning(observed: Observed, newest: PodView | undefined): Plan {
   return { actions: leftovers.map((pod) => ({ type: 'remove-pod', pod })), situation: { at: 'pod' }, pod: newest };
 }
 
-function planFirst(observed: Observed): Plan {
+function planFirst(observed: Observed): Decision {
   const { instance } = observed;
   if (isFinished(instance)) return { actions: [], situation: { at: 'pod' }, pod: undefined };
   const made = instance.status?.podSequence ?? 0;
@@ -127,7 +131,7 @@ function isFinished(instance: Instance): boolean {
   return isEnd && reconciling.observedGeneration === instance.metadata.generation;
 }
 
-function planTerminating(observed: Observed, newest: PodView): Plan {
+function planTerminating(observed: Observed, newest: PodView): Decision {
   const { instance, nowMs } = observed;
   // The pod of a program that had run to its end is only being cleaned up.
   if (isOver(newest) && isFinished(instance) && !isOutdated(instance, newest))
@@ -161,7 +165,7 @@ function isNodeSilent({ status }: Instance, pod: PodView): boolean {
   return status?.podName === pod.name && (ready?.reason === 'NodeLost' || ready?.reason === 'PodLost');
 }
 
-function planReplacement(observed: Observed, newest: PodView): Plan {
+function planReplacement(observed: Observed, newest: PodView): Decision {
   if (isOver(newest)) {
     return create(newest.sequence + 1, 'replaced', 'The Instance was changed: the next pod is being made.');
   }
@@ -176,7 +180,7 @@ function planReplacement(observed: Observed, newest: PodView): Plan {
   };
 }
 
-function planLost(observed: Observed, newest: PodView): Plan {
+function planLost(observed: Observed, newest: PodView): Decision {
   const message = newest.message ?? 'The pod was taken away.';
   const pauseMs = newest.createdMs + lostPauseMs - observed.nowMs;
   if (pauseMs > 0) return { actions: [], situation: { at: 'lost', message }, pod: newest, requeueAfterMs: pauseMs };
@@ -188,7 +192,7 @@ function planService(observed: Observed): Action[] {
   return observed.hasService ? [{ type: 'remove-service' }] : [];
 }
 
-function create(sequence: number, because: 'first' | 'replaced' | 'lost' | 'started', message: string): Plan {
+function create(sequence: number, because: 'first' | 'replaced' | 'lost' | 'started', message: string): Decision {
   return {
     actions: [{ type: 'create-pod', sequence, because }],
     situation: { at: 'starting', message },

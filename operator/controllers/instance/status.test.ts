@@ -109,3 +109,31 @@ test('buildStatus: the address is the pod, or the node where hostPort is set', (
   });
   assert.deepEqual([host.hostAddress, host.port], ['10.1.0.1', 30000]);
 });
+
+const goingPod = (status: Pod['status']): ReturnType<typeof makePod> => {
+  const pod = makePod(makeInstance(), { status });
+  return { ...pod, metadata: { ...pod.metadata, deletionTimestamp: '2026-01-01T01:00:30Z' } };
+};
+
+function sequencesOf(pod: Pod, before: InstanceStatus = {}): [number | undefined, number | undefined] {
+  const instance = makeInstance({ status: before });
+  const decided = plan({ instance, pods: [viewPod(pod)], hasService: false, wantsService: false, nowMs });
+  const status = buildStatus({ instance, id: 'a1b2c3', plan: decided, created: undefined, stall: undefined, nowMs });
+  return [status.endingPodSequence, status.unstartedPodSequence];
+}
+
+test('buildStatus: a pod that goes is named as ending, and as unstarted only while nothing says that its program ran', () => {
+  const pulling: Pod['status'] = {
+    phase: 'Pending',
+    containerStatuses: [containerStatus({ state: { waiting: { reason: 'ImagePullBackOff' } } })],
+  };
+  const neverMade = containerStatus({ state: { terminated: { exitCode: 137, reason: 'ContainerStatusUnknown' } } });
+  const ran = containerStatus({ state: { terminated: { exitCode: 0, startedAt: '2026-01-01T00:59:00Z' } } });
+  assert.deepEqual(sequencesOf(makePod(makeInstance(), { status: pulling })), [undefined, undefined]);
+  assert.deepEqual(sequencesOf(goingPod(pulling)), [1, 1]);
+  assert.deepEqual(sequencesOf(goingPod({ phase: 'Failed', containerStatuses: [neverMade] })), [1, 1]);
+  assert.deepEqual(sequencesOf(goingPod(runningStatus)), [1, undefined]);
+  assert.deepEqual(sequencesOf(goingPod({ phase: 'Failed' })), [1, undefined]);
+  const late = goingPod({ phase: 'Running', containerStatuses: [ran] });
+  assert.deepEqual(sequencesOf(late, { endingPodSequence: 1, unstartedPodSequence: 1 }), [1, undefined]);
+});

@@ -10,6 +10,7 @@ import { makeCondition } from '../../api/v1alpha1/meta.ts';
 import type { Condition } from '../../api/v1alpha1/meta.ts';
 import { restartedAtAnnotation } from '../../names.ts';
 import type { ConditionType, Reason } from '../../names.ts';
+import { isOver } from './observe.ts';
 import type { PodView } from './observe.ts';
 import type { Plan } from './plan.ts';
 
@@ -48,6 +49,7 @@ export function buildStatus(input: StatusInput): InstanceStatus {
     id,
     state: verdict.state,
     podSequence: created?.sequence ?? Math.max(pod?.sequence ?? 0, instance.status?.podSequence ?? 0),
+    ...lastOf(instance, plan),
     restarts: pod?.restarts ?? 0,
     ...(podName === undefined ? {} : { podName }),
     ...handledRestart(instance, { pod, isNew: created !== undefined }),
@@ -56,6 +58,26 @@ export function buildStatus(input: StatusInput): InstanceStatus {
     ...address(instance, pod),
     ...(instance.metadata.generation === undefined ? {} : { observedGeneration: instance.metadata.generation }),
     conditions: buildConditions(input, verdict),
+  };
+}
+
+/**
+ * What readers of the log must know of a pod that goes, after it has gone: whether its program could still be started, and whether it ever
+ * ran. A kubelet starts nothing in a pod that is being deleted; one that started just before says so before the pod is gone, and is believed.
+ */
+function lastOf(
+  { status }: Instance,
+  { newest, actions }: Plan,
+): Pick<InstanceStatus, 'endingPodSequence' | 'unstartedPodSequence'> {
+  const before = { ending: status?.endingPodSequence ?? 0, unstarted: status?.unstartedPodSequence ?? 0 };
+  const isStopping = actions.some((action) => action.type === 'stop-pod' && action.pod === newest);
+  const isEnding = newest !== undefined && (isStopping || newest.deletionDueMs !== undefined || isOver(newest));
+  const ending = isEnding ? Math.max(before.ending, newest.sequence) : before.ending;
+  const isRefuted = newest?.hasStarted === true && newest.sequence === before.unstarted;
+  const unstarted = isEnding && !newest.hasStarted ? newest.sequence : isRefuted ? 0 : before.unstarted;
+  return {
+    ...(ending === 0 ? {} : { endingPodSequence: ending }),
+    ...(unstarted === 0 ? {} : { unstartedPodSequence: unstarted }),
   };
 }
 

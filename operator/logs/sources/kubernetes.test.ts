@@ -689,3 +689,37 @@ test('kubernetes log source: a pod that never started leaves no gap behind', asy
   assert.deepEqual(reader.texts, ['<restart>', 'first']);
   await reader.stop();
 });
+
+test('kubernetes log source: a pod that started, wrote and went between two looks leaves a gap', async () => {
+  const lab = new Lab();
+  lab.server.createPod();
+  const reader = new LogReader(lab, { tail: 100 });
+  await lab.pass(3000);
+  lab.start();
+  lab.put('unseen');
+  lab.server.deletePod();
+  lab.server.createPod();
+  await lab.pass(3000);
+  await lab.write('first');
+  await reader.untilLines(1);
+  assert.deepEqual(reader.texts, ['<gap>', '<restart>', 'first']);
+  await reader.stop();
+});
+
+test('kubernetes log source: a log that was read to its end while the program might be started again proves nothing when its pod is gone', async () => {
+  const lab = new Lab();
+  await lab.write('1');
+  const reader = new LogReader(lab, { tail: 100 });
+  await reader.untilLines(1);
+  lab.server.stopContainer({ waiting: true });
+  await lab.pass(100);
+  lab.server.faults.errors.push(statusError(429, 'Fault', 'no', 700));
+  lab.start();
+  lab.put('unseen');
+  lab.server.deletePod();
+  lab.server.createPod();
+  await lab.write('3');
+  await reader.untilLines(2);
+  assert.deepEqual(reader.texts, ['1', '<gap>', '<restart>', '3']);
+  await reader.stop();
+});

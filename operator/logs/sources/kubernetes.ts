@@ -214,7 +214,7 @@ class Follower {
       if (isReplaced && this.#isOver(outcome, reader)) {
         yield* this.#replace(target, reader, outcome);
       } else if (!isReplaced && target.isFinished && this.#isOver(outcome, reader)) {
-        if (outcome !== 'waiting' && reader.hasRead && !reader.isDrained) {
+        if (this.#isLost(outcome, reader) && (reader.hasRead || this.#isWaiting)) {
           yield { type: 'gap', lines: undefined, cause: outcome === 'gone' ? 'pod-deleted' : 'rotated' };
         }
         yield { type: 'end' };
@@ -248,7 +248,10 @@ class Follower {
       ...{ client, clock, log, limits, instanceUid, podSequence, podName, start },
       namespace: target.namespace,
       signal: this.#signal,
-      isLeaving: () => present().isFinished || present().podSequence > podSequence,
+      isLeaving: () => {
+        const { isFinished, podSequence: newest, endingPodSequence } = present();
+        return isFinished || newest > podSequence || endingPodSequence >= podSequence;
+      },
       restarts: () => (present().podSequence === podSequence ? present().restarts : 0),
     });
     this.#unreachableSince = undefined;
@@ -259,15 +262,18 @@ class Follower {
 
   *#replace(target: LogTarget, reader: PodReader, outcome: PodOutcome): Generator<LogEvent> {
     const isSkipped = target.podSequence > reader.podSequence + 1;
-    // A pod that was waiting to start when it was last asked, and is gone now, wrote nothing.
-    const isUnborn = outcome === 'waiting' || (outcome === 'gone' && this.#isWaiting && !reader.hasRead);
-    const isLost = !isUnborn && !reader.isDrained;
-    if (isLost || isSkipped) {
+    if (this.#isLost(outcome, reader) || isSkipped) {
       yield { type: 'gap', lines: undefined, cause: 'pod-deleted' };
     }
     yield { type: 'restart', cause: 'pod' };
     this.#read(target, { beginning: true });
     this.#lastOutcome = undefined;
+  }
+
+  /** Whether a pod that nothing more can be had of may have written more than was read. */
+  #isLost(outcome: PodOutcome, reader: PodReader): boolean {
+    const { unstartedPodSequence } = this.#options.target.current();
+    return outcome !== 'waiting' && !reader.isDrained && reader.podSequence !== unstartedPodSequence;
   }
 
   /** Whether nothing more can be had of a pod that should end. */

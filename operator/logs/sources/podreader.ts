@@ -34,6 +34,8 @@ export class PodReader {
   #position: Position | undefined;
   #start: PodStart | undefined;
   #isDrained = false;
+  /** When the present try began, the pod's program could not be started any more. */
+  #isLast = false;
   #hasRead = false;
   /** What was already said since the last line; not said again when the same place is read again. */
   readonly #said = new Set<'gap' | 'restart'>();
@@ -62,7 +64,7 @@ export class PodReader {
     return this.#position;
   }
 
-  /** Whether the log is known to end at the position. */
+  /** Whether the log is known to end at the position, for good: a program that may be started again may write again. */
   get isDrained(): boolean {
     return this.#isDrained;
   }
@@ -79,6 +81,7 @@ export class PodReader {
 
   /** One try. Throws `ApiError` for an error answer and what the network throws. */
   async *attempt(): AsyncGenerator<LogEvent, Outcome> {
+    this.#isLast = this.#options.isLeaving();
     if (this.#start !== undefined && 'tail' in this.#start && this.#position === undefined) {
       this.#position = await locateTail(this.#start.tail, {
         open: (options) => this.#logs.open(options),
@@ -344,8 +347,8 @@ export class PodReader {
       return 'again';
     }
     this.#evidence = evidence;
-    this.#isDrained = evidence === undefined;
-    return this.#isDrained ? 'drained' : 'again';
+    this.#isDrained = evidence === undefined && this.#isLast;
+    return evidence === undefined ? 'drained' : 'again';
   }
 
   #onFault(end: PodLogEnd): Outcome {
