@@ -109,6 +109,7 @@ async function runTests(files: readonly string[], env: Record<string, string> = 
   const args = [
     '--test',
     '--test-concurrency=1',
+    `--import=${join(import.meta.dirname, 'property-seed.ts')}`,
     `--test-reporter=${join(import.meta.dirname, 'reporter.ts')}`,
     ...files,
   ];

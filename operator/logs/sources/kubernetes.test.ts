@@ -723,3 +723,24 @@ test('kubernetes log source: a log that was read to its end while the program mi
   assert.deepEqual(reader.texts, ['1', '<gap>', '<restart>', '3']);
   await reader.stop();
 });
+
+test('kubernetes log source: the first container of a new pod that nobody saw leaves a gap, also while the second waits to be started again', async () => {
+  const lab = new Lab();
+  await lab.write('1');
+  const reader = new LogReader(lab, { tail: 100 }, () => lab.clock.after(900));
+  await reader.untilLines(1);
+  lab.server.stopContainer();
+  await lab.pass(100);
+  lab.server.createPod();
+  lab.start();
+  lab.put('unseen');
+  lab.server.startContainer();
+  lab.server.stopContainer({ waiting: true });
+  await lab.pass(20_000);
+  lab.start();
+  await lab.write('3');
+  await reader.untilLines(2);
+  assert.equal(reader.texts.indexOf('<gap>') > 0, true, reader.texts.join(' '));
+  assert.deepEqual(reader.lines, ['1', '3']);
+  await reader.stop();
+});

@@ -176,6 +176,10 @@ export class PodLog {
     return { ...this.#newest };
   }
 
+  get hasEnded(): boolean {
+    return this.#end !== undefined;
+  }
+
   get linesSeen(): number {
     return this.#linesSeen;
   }

@@ -129,8 +129,7 @@ export class PodReader {
   async *#fromBeginning(current: PodLog): AsyncGenerator<LogEvent, Outcome> {
     const previous = await this.#logs.openPrevious();
     if (previous !== undefined) {
-      const isCut = this.#start !== undefined && 'beginning' in this.#start && this.#options.restarts() > 1;
-      if (isCut && !this.#say('gap')) {
+      if ((await this.#isCut(current, previous)) && !this.#say('gap')) {
         yield { type: 'gap', lines: undefined, cause: 'rotated' };
       }
       const end = yield* this.#giveAll(previous);
@@ -142,6 +141,22 @@ export class PodReader {
       }
     }
     return yield* this.#follow(current);
+  }
+
+  /** Whether more containers have come and gone than the two logs show. The current one was opened first and is not read yet. */
+  async #isCut(current: PodLog, previous: PodLog): Promise<boolean> {
+    const restarts = this.#options.restarts();
+    if (this.#start === undefined || !('beginning' in this.#start) || restarts === 0) {
+      return false;
+    }
+    if (restarts > 1) {
+      return true;
+    }
+    // Two containers so far. While the second waits to be started again, it is shown as both.
+    await current.peek(this.#limits.seekQuietMs);
+    await previous.peek(this.#limits.scanQuietMs);
+    const areEmpty = current.first === undefined && previous.first === undefined;
+    return areEmpty ? current.hasEnded : isSameFirst(current, previous);
   }
 
   /** The current container's log has not shown the position: see whether the one before it does. */
