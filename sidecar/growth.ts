@@ -15,8 +15,8 @@ const pollWithoutWatchMs = 100;
 export class GrowingFile {
   readonly path: string;
   readonly handle: FileHandle;
-  /** Called after the end has moved; backwards means that the file was truncated. */
-  onChange: ((end: number, previousEnd: number) => void) | undefined;
+  /** Called, in turn, after the end has moved and before anybody is woken; backwards means that the file was truncated. */
+  readonly onChange: ((end: number, previousEnd: number) => void)[] = [];
   #end: number;
   readonly #wakes = new Set<() => void>();
 
@@ -71,7 +71,9 @@ export class GrowingFile {
     if (this.#end === previous) {
       return;
     }
-    this.onChange?.(this.#end, previous);
+    for (const onChange of this.onChange) {
+      onChange(this.#end, previous);
+    }
     this.wake();
   }
 

@@ -2,6 +2,7 @@ import { fdatasync } from 'node:fs';
 import { promisify } from 'node:util';
 import type { GrowingFile } from './growth.ts';
 import type { Punch } from './reclaim.ts';
+import type { Starts } from './starts.ts';
 import { readWhole, writeWhole } from './state.ts';
 import { cleanTerminal } from './terminal.ts';
 
@@ -18,6 +19,8 @@ export interface IngestOptions {
   readonly log: GrowingFile;
   /** Text file `TERMINAL LOG`: two offsets that belong together. The launcher reads the first one. */
   readonly checkpointPath: string;
+  /** Starts that the launcher noted in the terminal's file, to be placed in the log. */
+  readonly starts: Starts;
   /** Gives the space of what was taken over back; undefined where holes cannot be punched. */
   readonly punch: Punch | undefined;
   readonly onFault: (error: unknown) => void;
@@ -52,8 +55,10 @@ export class Ingest {
     const { terminal } = this.#options;
     await this.#resume();
     while (!signal.aborted) {
+      // Asked before: what changes during the work, and after the work has looked, must not be slept through.
+      const changed = terminal.changed(signal);
       await this.#takeOver(signal);
-      await terminal.changed(signal);
+      await changed;
     }
     terminal.refresh();
     await this.#takeOver(AbortSignal.timeout(retryMs));
@@ -72,9 +77,14 @@ export class Ingest {
   }
 
   async #takeOver(signal: AbortSignal): Promise<void> {
-    const { terminal } = this.#options;
-    while (this.#at < terminal.end) {
-      const { bytesRead } = await terminal.handle.read(this.#chunk, 0, chunkBytes, this.#at);
+    const { terminal, starts } = this.#options;
+    while ((await this.#placeStarts(signal)) && this.#at < terminal.end) {
+      // Taken together: the starts are read again whenever the end has moved, so that every start below this end is known.
+      const to = Math.min(terminal.end, starts.unplaced?.offset ?? Infinity, this.#at + chunkBytes);
+      if (to <= this.#at) {
+        continue;
+      }
+      const { bytesRead } = await terminal.handle.read(this.#chunk, 0, to - this.#at, this.#at);
       if (bytesRead === 0) {
         return;
       }
@@ -88,6 +98,26 @@ export class Ingest {
         await this.#checkpoint();
       }
     }
+  }
+
+  /**
+   * Places the starts that the work has come to. It is done again after a crash, with the same outcome, because nothing behind a start is written before
+   * its place is on the disk. Returns false if it could not be done before the signal.
+   */
+  async #placeStarts(signal: AbortSignal): Promise<boolean> {
+    const { starts, onFault } = this.#options;
+    for (let note = starts.unplaced; note !== undefined && note.offset <= this.#at; note = starts.unplaced) {
+      try {
+        await starts.place(note, this.#logEnd);
+      } catch (error) {
+        onFault(error);
+        if (signal.aborted) {
+          return false;
+        }
+        await new Promise((resolve) => setTimeout(resolve, retryMs));
+      }
+    }
+    return true;
   }
 
   /** Writes all of it, or, after the signal, possibly a part: the next start finds out how much. Returns false then. */

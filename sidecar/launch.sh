@@ -4,12 +4,14 @@
 # It gives the workload its standard input (a pipe that the sidecar writes to) and sends its output to a file that the sidecar reads:
 # directly (process), or through a session that people can attach to (screen, tmux). It reaps, passes SIGTERM and SIGINT on, and ends with
 # the workload's exit code; 128 + n stands for signal n. POSIX sh: it runs in busybox and in Debian's dash, and needs nothing else but
-# cat, date, mv, rm and tail; for screen and tmux also dd, mkfifo, sleep and stty.
+# cat, date, mv, rm and tail; for a stop command sleep; for screen and tmux also dd, mkfifo, sleep and stty.
 #
 #   RINGMASTER_DIR      the shared volume, /ringmaster
 #   RINGMASTER_RUNTIME  process, screen or tmux
 #   RINGMASTER_ID       id of the Instance; the session is named ringmaster-ID
 #   RINGMASTER_MIRROR   true: copy the log to the container's standard output
+#   RINGMASTER_STOP_COMMAND        a line that is typed at SIGTERM, which is passed on only if the workload does not end by it
+#   RINGMASTER_STOP_GRACE_SECONDS  in this time, 30
 #
 # In the volume: `stdin` (the pipe), `log`, `terminal` (what screen and tmux write; the sidecar makes `log` of it), `run/`.
 set -u
@@ -18,17 +20,22 @@ dir=${RINGMASTER_DIR:-/ringmaster}
 runtime=${RINGMASTER_RUNTIME:-process}
 session=ringmaster-${RINGMASTER_ID:-instance}
 mirror=${RINGMASTER_MIRROR:-false}
-unset RINGMASTER_DIR RINGMASTER_RUNTIME RINGMASTER_ID RINGMASTER_MIRROR
+stop_command=${RINGMASTER_STOP_COMMAND-}
+stop_grace=${RINGMASTER_STOP_GRACE_SECONDS:-30}
+unset RINGMASTER_DIR RINGMASTER_RUNTIME RINGMASTER_ID RINGMASTER_MIRROR RINGMASTER_STOP_COMMAND RINGMASTER_STOP_GRACE_SECONDS
 run=$dir/run
 log=$dir/log
 mark=$(printf '\033_ringmaster:end\033\\')
 newline='
 '
 missing_code=78
+starts_max=10000
 columns=300
 rows=50
 workload=
 mirror_pid=
+typing_pid=
+grace_pid=
 out=$log
 [ "$runtime" = process ] || out=$dir/terminal
 
@@ -44,11 +51,22 @@ note() {
   } >"$run/workload.new" && mv -f "$run/workload.new" "$run/workload"
 }
 
+# Where this run's output begins, before anything of it can be there: the sidecar tells its readers of a restart at this place. Replaced whole, so
+# that neither the sidecar nor a kill at any moment sees a part of it.
+note_start() {
+  {
+    tail -n "$((starts_max - 1))" "$run/starts" 2>/dev/null
+    printf '%s %s\n' "$starts" "$(size_of "$out")"
+  } >"$run/starts.new" && mv -f "$run/starts.new" "$run/starts"
+}
+
 # The runtime cannot start in this image, and trying again will not help: one clear line, a marker, an exit code of its own.
 fault() {
   printf '[ringmaster] %s\n' "$1" >>"$out"
   end_terminal
   printf '%s\n' "$1" >"$run/fault.new" && mv -f "$run/fault.new" "$run/fault"
+  # Where the kubelet looks for a container's last words.
+  [ ! -w /dev/termination-log ] || printf '%s\n' "$1" >/dev/termination-log
   [ -z "$workload" ] || kill "$workload" 2>/dev/null
   leave "$missing_code"
 }
@@ -59,6 +77,7 @@ end_terminal() {
 }
 
 leave() {
+  end_stop
   # The pipe is closed first: from here on the workload does not run.
   exec 3<&-
   note "$1"
@@ -129,6 +148,37 @@ forward() {
   fi
 }
 
+# At SIGTERM: the stop command if there is one, and the signal itself only after the grace. A second SIGTERM is in a hurry.
+stop() {
+  if [ -z "$stop_command" ] || [ -n "$grace_pid" ]; then
+    forward TERM
+    return
+  fi
+  # In processes of their own: the pipe may be full, and this one must go on to wait for the workload.
+  (
+    trap - TERM INT
+    printf '%s\n' "$stop_command" >&3
+  ) >/dev/null 2>&1 &
+  typing_pid=$!
+  (
+    sleep_pid=
+    trap 'kill "$sleep_pid"; exit' TERM
+    trap : INT
+    sleep "$stop_grace" &
+    sleep_pid=$!
+    wait "$sleep_pid"
+    forward TERM
+  ) >/dev/null 2>&1 3<&- &
+  grace_pid=$!
+}
+
+end_stop() {
+  [ -n "$grace_pid" ] || return 0
+  trap : TERM INT
+  kill "$typing_pid" "$grace_pid" 2>/dev/null
+  wait "$typing_pid" 2>/dev/null
+}
+
 run_process() {
   # A shell without job control starts background commands with SIGINT and SIGQUIT ignored. Only coreutils can undo that.
   if env --default-signal=INT,QUIT true 2>/dev/null; then
@@ -171,7 +221,9 @@ exec 9>"\$run/exit.pipe"
 trap : INT QUIT
 stty -echo -icanon -ixon min 1 time 0 opost onlcr -ocrnl -onocr -onlret tab0 cols $columns rows $rows
 : >"\$run/window.started"
-sh "\$run/command" 9>&-
+# A shell says aloud how its child was killed; that is not the program's output.
+exec 2>/dev/null
+(exec sh "\$run/command" 9>&- 2>&1)
 code=\$?
 printf %s "\$code" >&9
 exec 9>&-
@@ -179,10 +231,12 @@ printf '\\033_ringmaster:end\\033\\\\'
 exec sleep 60
 END
     # In screen, the typist is a process that screen itself connects to the workload's input: screen stops reading from it while the
-    # workload is slow, where its commands stuff and paste would drop what does not fit. Its own input is what people type.
+    # workload is slow, where its commands stuff and paste would drop what does not fit. Its own input is what people type, a terminal that passes
+    # everything on; its output is the workload's terminal, which exec has made raw: Enter is a line end there, and ^C a signal, as before.
     cat >"$run/typist" <<END
 run=$(quote "$run")
-stty raw -echo <&1
+stty -echo -icanon -ixon isig icrnl min 1 time 0 opost onlcr tab0 <&1
+stty raw -echo
 : >"\$run/typist.started"
 exec 4<&0
 cat <&4 &
@@ -301,9 +355,10 @@ done 2>/dev/null <"$run/workload"
 starts=$((starts + 1))
 started=$(date +%s)
 rm -f "$run/fault"
-trap 'forward TERM' TERM
+trap stop TERM
 trap 'forward INT' INT
 end_last_line
+note_start
 start_mirror
 case $runtime in
   process | screen | tmux) ;;

@@ -285,17 +285,20 @@ test('launch: the mirror copies every line to standard output, the last one incl
 test('launch: people can attach and detach, and what they type reaches the program', async () => {
   for (const runtime of ['screen', 'tmux'] as const) {
     await withRig(runtime, async (rig) => {
-      rig.launch(['dash'], ['dash', '-c', 'echo ready; exec cat']);
+      rig.launch(
+        ['dash'],
+        ['dash', '-c', 'trap "echo interrupted" INT; echo ready; while :; do read -r line && echo "$line"; done'],
+      );
       await until(async () => (await rig.logFile()).length > 0, 'the program');
       const attach = runtime === 'screen' ? 'screen -r ringmaster-a1b2c3' : 'tmux -u attach -t ringmaster-a1b2c3';
       const detach = runtime === 'screen' ? '\\001d' : '\\002d';
       // `script` gives the client a terminal, as `kubectl exec -it` does.
-      const keys = `sleep 1; printf 'typed by hand\\n'; sleep 1; printf '${detach}'; sleep 0.5`;
+      const keys = `sleep 1; printf 'typed by hand\\r'; sleep 1; printf '\\003'; sleep 0.5; printf '${detach}'; sleep 0.5`;
       const env = { ...process.env, SCREENDIR: rig.path('run/screen'), TMUX_TMPDIR: rig.path('run'), TERM: 'xterm' };
       spawnSync('sh', ['-c', `(${keys}) | script -qec '${attach}' /dev/null`], { env, timeout: 20_000 });
       await rig.call('POST', '/v1/stdin', 'after\n');
       await until(async () => (await rig.logFile()).includes('after\n'), 'a line after the detach');
-      assert.equal((await rig.logFile()).toString(), 'ready\ntyped by hand\nafter\n', runtime);
+      assert.equal((await rig.logFile()).toString(), 'ready\ntyped by hand\ninterrupted\nafter\n', runtime);
       assert.equal((await rig.status()).workload.state, 'running');
     });
   }

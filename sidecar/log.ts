@@ -57,9 +57,9 @@ export class LogFile {
     if (!isSame) {
       await log.#save();
     }
-    file.onChange = (end, previousEnd) => {
+    file.onChange.push((end, previousEnd) => {
       log.#onChange(end, previousEnd);
-    };
+    });
     return log;
   }
 

@@ -20,8 +20,10 @@ import { LogFile } from './log.ts';
 import { createCounters } from './metrics.ts';
 import { defaultDirectory, defaultHealthPort, defaultPort, identityOf, sidecarRuntimes } from './protocol.ts';
 import type { SidecarRuntime, SidecarStatus } from './protocol.ts';
+import { ReadyGate } from './ready.ts';
 import { canPunch, keepWithin, punchWithFallocate } from './reclaim.ts';
 import { SidecarServer } from './server.ts';
+import { Starts } from './starts.ts';
 import { readWorkload } from './status.ts';
 import { StdinPipe } from './stdin.ts';
 
@@ -37,6 +39,8 @@ export interface Settings {
   readonly healthPort: number;
   /** 0 keeps everything. */
   readonly retainBytes: number;
+  /** A line that matches makes the workload ready; undefined where readiness is nobody's question. */
+  readonly readyPattern: string | undefined;
   /** How long an orderly stop may wait for readers. */
   readonly drainMs: number;
 }
@@ -59,6 +63,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     port: readNumber(env, 'RINGMASTER_PORT', defaultPort),
     healthPort: readNumber(env, 'RINGMASTER_HEALTH_PORT', defaultHealthPort),
     retainBytes: readNumber(env, 'RINGMASTER_RETAIN_BYTES', 0),
+    readyPattern: env['RINGMASTER_READY_PATTERN'] === '' ? undefined : env['RINGMASTER_READY_PATTERN'],
     drainMs: readNumber(env, 'RINGMASTER_DRAIN_MS', 10_000),
   };
 }
@@ -72,6 +77,7 @@ export async function runSidecar(settings: Settings, signal: AbortSignal): Promi
   await makeDirectory(runDirectory, 0o777);
   await makeDirectory(stateDirectory, 0o700);
   const log = await LogFile.open(join(directory, 'log'), join(stateDirectory, 'log.json'));
+  const starts = await openStarts(settings, log, stop.signal);
   await makePipe(join(directory, 'stdin'));
   const pipe = new StdinPipe(join(directory, 'stdin'));
   const retention = await startRetention({ settings, log, onFault }, stop.signal);
@@ -83,9 +89,11 @@ export async function runSidecar(settings: Settings, signal: AbortSignal): Promi
     retention: retention.mode,
     inotify: isWatched,
   });
-  const ingest = await startIngest({ settings, log, onFault, canPunch: retention.canPunch }, signal);
+  const ingest = await startIngest({ settings, log, onFault, starts, canPunch: retention.canPunch }, signal);
   const server = new SidecarServer({
     log,
+    starts,
+    ready: startReadiness({ settings, log, onFault, starts }, stop.signal),
     pipe,
     identity: identityOf(settings.instanceUid),
     key: await readKey(settings.keyPath),
@@ -139,20 +147,57 @@ async function startRetention(parts: Parts, signal: AbortSignal): Promise<Retent
   return retention;
 }
 
+async function openStarts(settings: Settings, log: LogFile, signal: AbortSignal): Promise<Starts> {
+  const placedPath = hasTerminal(settings.runtime) ? join(settings.stateDirectory, 'starts') : undefined;
+  const starts = await Starts.open(join(settings.directory, 'run'), placedPath);
+  // Whenever the end has moved, what was written since may belong to a new start.
+  log.file.onChange.push(() => {
+    starts.refresh();
+  });
+  starts.onChange = () => {
+    log.file.wake();
+  };
+  starts.start(signal);
+  return starts;
+}
+
+function startReadiness(parts: Parts & { starts: Starts }, signal: AbortSignal): ReadyGate | undefined {
+  const { settings, log, starts, onFault } = parts;
+  const pattern = settings.readyPattern;
+  if (pattern === undefined) {
+    return undefined;
+  }
+  const gate = new ReadyGate({ log, starts, pattern, statePath: join(settings.stateDirectory, 'ready'), onFault });
+  void gate.run(signal);
+  return gate;
+}
+
+function hasTerminal(runtime: SidecarRuntime): boolean {
+  return runtime === 'screen' || runtime === 'tmux';
+}
+
 /** Under screen and tmux the log is made of what the terminal wrote. Resolves when the last of it was taken over. */
 async function startIngest(
-  parts: Parts & { canPunch: boolean },
+  parts: Parts & { starts: Starts; canPunch: boolean },
   signal: AbortSignal,
 ): Promise<{ done: Promise<void> }> {
-  const { settings, log, onFault } = parts;
-  if (settings.runtime === 'process') {
+  const { settings, log, onFault, starts } = parts;
+  if (!hasTerminal(settings.runtime)) {
     return { done: Promise.resolve() };
   }
   const terminal = await GrowingFile.open(join(settings.directory, 'terminal'));
   const checkpointPath = join(settings.directory, 'run', 'ingested');
   const punch = parts.canPunch ? punchWithFallocate : undefined;
+  terminal.onChange.push(() => {
+    starts.refresh();
+  });
+  starts.onChange = () => {
+    log.file.wake();
+    terminal.wake();
+  };
   terminal.start(signal);
-  const done = new Ingest({ terminal, log: log.file, checkpointPath, punch, onFault }).run(signal);
+  starts.refresh();
+  const done = new Ingest({ terminal, log: log.file, checkpointPath, starts, punch, onFault }).run(signal);
   return { done: done.catch(onFault) };
 }
 

@@ -24,6 +24,8 @@ export const paths = {
   status: '/v1/status',
   health: '/healthz',
   metrics: '/metrics',
+  /** 200 once a line has matched since the workload's present start, else 503. */
+  ready: '/readyz',
 } as const;
 
 /** Response headers of `/v1/log`, and the trailer that says why a followed stream ended. Lower case, as Node hands them over. */
@@ -40,14 +42,17 @@ export const headers = {
   gapBytes: 'ringmaster-gap-bytes',
   /** Lines in that gap: exact where the gap begins at a reclaim boundary, an estimate elsewhere. */
   gapLines: 'ringmaster-gap-lines',
+  /** Number of the workload's start that the body's first byte belongs to. 0 before the first start, which is no restart: such a body goes on in it. */
+  workloadStarts: 'ringmaster-workload-starts',
   endReason: 'ringmaster-end-reason',
 } as const;
 
 /**
  * Why a body ended on purpose. `complete`: everything asked for was sent. `stopping`: the sidecar ends, and everything written was sent.
  * `reclaimed`: the reader was overtaken by retention; open again at the own offset to learn the gap. `replaced`: the epoch changed.
+ * `restarted`: all bytes of one run of the workload were sent, and it was started anew; open again at the own offset for the next run.
  */
-export type EndReason = 'complete' | 'stopping' | 'reclaimed' | 'replaced';
+export type EndReason = 'complete' | 'stopping' | 'reclaimed' | 'replaced' | 'restarted';
 
 export const limits = {
   /** Bytes of one line for standard input, without its line end. */
@@ -73,7 +78,12 @@ export const limits = {
   stallTimeoutMs: 120_000,
   /** Idle time after which TCP asks whether the other side still lives. */
   tcpKeepAliveMs: 15_000,
+  /** Connections to the plain port; the oldest gives way to a new one, so that nobody keeps the kubelet out. */
   healthConnectionsMax: 32,
+  /** Bytes of a line that the pattern for readiness is matched against. */
+  matchBytesMax: 16_384,
+  /** Size of the compiled pattern: at this size the worst line takes a fifth of a second. */
+  patternInstructionsMax: 256,
 } as const;
 
 /** Codes in the `code` field of an error body. */
@@ -86,12 +96,14 @@ export type SidecarErrorCode =
   | 'OFFSET_BEYOND_END'
   | 'OVERLOADED'
   | 'STDIN_FULL'
+  | 'NOT_READY'
   | 'INTERNAL';
 
 /** Exit code of the launcher when the runtime that the Instance names cannot start in its image. */
 export const runtimeMissingExitCode = 78;
 
-export const sidecarRuntimes = ['process', 'screen', 'tmux'] as const;
+/** `docker` is served like `process`: its launcher runs in the workload's place and writes the same files. */
+export const sidecarRuntimes = ['process', 'screen', 'tmux', 'docker'] as const;
 export type SidecarRuntime = (typeof sidecarRuntimes)[number];
 
 /** Body of `GET /v1/status`. */

@@ -15,6 +15,8 @@ import { headers, limits, paths, tlsOptions } from './protocol.ts';
 import type { SidecarErrorCode, SidecarStatus } from './protocol.ts';
 import { parseLogQuery } from './query.ts';
 import type { LogQuery } from './query.ts';
+import type { ReadyGate } from './ready.ts';
+import type { Starts } from './starts.ts';
 import { parseLines, StdinError } from './stdin.ts';
 import type { StdinPipe } from './stdin.ts';
 import { sendLog } from './stream.ts';
@@ -28,17 +30,27 @@ const statusOf: Record<SidecarErrorCode, number> = {
   OFFSET_BEYOND_END: 416,
   INTERNAL: 500,
   OVERLOADED: 503,
+  NOT_READY: 503,
   STDIN_FULL: 504,
 };
 
 export interface ServerOptions {
   readonly log: LogFile;
+  readonly starts: Starts;
+  /** Undefined where no pattern was given. */
+  readonly ready: Pick<ReadyGate, 'reason'> | undefined;
   readonly pipe: StdinPipe;
   readonly identity: string;
   readonly key: Buffer;
   readonly counters: Counters;
   readonly readStatus: () => Promise<Omit<SidecarStatus, 'sidecar'>>;
   readonly onFault: (error: unknown) => void;
+}
+
+interface Range {
+  readonly start: number;
+  readonly endOffset: number | undefined;
+  readonly boundary: () => number;
 }
 
 export class SidecarServer {
@@ -54,14 +66,18 @@ export class SidecarServer {
   readonly #startedAtMs = Date.now();
   /** Connections that have not shown the key yet, the oldest first. */
   readonly #handshakes = new Set<Socket>();
+  /** Connections to the plain port, the oldest first. */
+  readonly #strangers = new Set<Socket>();
   #connections = 0;
 
   constructor(options: ServerOptions) {
     this.#options = options;
     this.tls = this.#createTls();
     this.plain = createPlainServer({ maxHeaderSize: limits.headerBytesMax, connectionsCheckingInterval: 5000 });
-    this.plain.maxConnections = limits.healthConnectionsMax;
     setTimeouts(this.plain);
+    this.plain.on('connection', (socket: Socket) => {
+      this.#admit(socket, this.#strangers, limits.healthConnectionsMax);
+    });
     this.plain.on('request', (request, response) => {
       this.#handle(request, response, () => this.#routePlain(request, response));
     });
@@ -96,7 +112,8 @@ export class SidecarServer {
     });
     setTimeouts(server);
     server.on('connection', (socket: Socket) => {
-      this.#onConnection(socket);
+      // Whoever has the key is through in milliseconds: the oldest of these is not one of them.
+      this.#admit(socket, this.#handshakes, limits.handshakesMax);
     });
     server.on('secureConnection', (socket) => {
       this.#onSecureConnection(socket);
@@ -111,16 +128,18 @@ export class SidecarServer {
     return server;
   }
 
-  #onConnection(socket: Socket): void {
-    if (this.#handshakes.size >= limits.handshakesMax) {
-      // Whoever has the key is through in milliseconds: the oldest of these is not one of them.
-      const [oldest] = this.#handshakes;
+  /** Takes a connection in; where there are too many, the oldest is cut. */
+  #admit(socket: Socket, among: Set<Socket>, max: number): void {
+    if (among.size >= max) {
+      const [oldest] = among;
       this.#options.counters.refusedConnections += 1;
       oldest?.destroy();
+      // Its event comes later than the next connection may.
+      among.delete(oldest ?? socket);
     }
-    this.#handshakes.add(socket);
+    among.add(socket);
     socket.on('close', () => {
-      this.#handshakes.delete(socket);
+      among.delete(socket);
     });
   }
 
@@ -181,6 +200,8 @@ export class SidecarServer {
       sendText(response, 'ok\n');
     } else if (path === paths.metrics && hasMethod(request, response, 'GET')) {
       sendText(response, formatMetrics(await this.#status(), this.#options.counters, process.memoryUsage.rss()));
+    } else if (path === paths.ready && this.#options.ready !== undefined && hasMethod(request, response, 'GET')) {
+      sendReadiness(response, this.#options.ready.reason);
     } else if (!response.headersSent) {
       sendError(response, 'NOT_FOUND', 'Cannot answer: there is no such path');
     }
@@ -205,7 +226,7 @@ export class SidecarServer {
   }
 
   async #sendLog(query: LogQuery, response: ServerResponse): Promise<void> {
-    const { log } = this.#options;
+    const { log, starts } = this.#options;
     const end = log.end;
     const asked = query.offset ?? (await log.tailOffset(query.tail ?? 0));
     const start = Math.max(asked, log.first);
@@ -219,14 +240,23 @@ export class SidecarServer {
     response.setHeader(headers.startOffset, start);
     response.setHeader(headers.gapBytes, start - asked);
     response.setHeader(headers.gapLines, log.linesReclaimedSince(asked));
+    starts.refresh();
+    const run = starts.numberAt(start);
+    response.setHeader(headers.workloadStarts, run);
     response.setHeader('content-type', 'application/octet-stream');
     response.setHeader('trailer', headers.endReason);
     response.writeHead(200);
     response.flushHeaders();
-    await this.#stream(response, { start, endOffset: query.follow ? undefined : Math.max(start, end) });
+    // The last lines are for people to look at: they may be those of several runs.
+    const isLook = query.tail !== undefined && !query.follow;
+    await this.#stream(response, {
+      start,
+      endOffset: query.follow ? undefined : Math.max(start, end),
+      boundary: isLook ? () => Infinity : () => starts.boundaryAfter(run),
+    });
   }
 
-  async #stream(response: ServerResponse, range: { start: number; endOffset: number | undefined }): Promise<void> {
+  async #stream(response: ServerResponse, range: Range): Promise<void> {
     const abort = new AbortController();
     response.on('close', () => {
       abort.abort();
@@ -240,6 +270,7 @@ export class SidecarServer {
           response,
           offset: range.start,
           endOffset: range.endOffset,
+          boundary: range.boundary,
           onSent: (bytes) => {
             counters.sentBytes += bytes;
           },
@@ -293,6 +324,14 @@ async function readBody(request: IncomingMessage): Promise<Buffer | undefined> {
 function sendJson(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { 'content-type': 'application/json' });
   response.end(JSON.stringify(body));
+}
+
+function sendReadiness(response: ServerResponse, reason: string | undefined): void {
+  if (reason === undefined) {
+    sendText(response, 'ok\n');
+  } else {
+    sendError(response, 'NOT_READY', reason);
+  }
 }
 
 function sendText(response: ServerResponse, text: string): void {

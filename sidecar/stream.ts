@@ -15,6 +15,8 @@ export interface LogStream {
   readonly offset: number;
   /** Where to stop; undefined follows. */
   readonly endOffset: number | undefined;
+  /** Where the body must end because the workload was started anew there; Infinity while it was not. */
+  readonly boundary: () => number;
   readonly onSent: (bytes: number) => void;
   /** Called when everything that is there was sent. */
   readonly onCaughtUp: () => void;
@@ -32,7 +34,10 @@ export async function sendLog(stream: LogStream, signal: AbortSignal): Promise<E
     if (log.epoch !== epoch) {
       return 'replaced';
     }
-    const end = stream.endOffset ?? log.end;
+    // The end first: whoever wrote below it had noted its start before.
+    const limit = stream.endOffset ?? log.end;
+    const boundary = stream.boundary();
+    const end = Math.min(limit, boundary);
     if (offset < end) {
       const sent = await sendPieces(stream, { from: offset, to: end }, signal);
       if (sent === 'reclaimed') {
@@ -41,7 +46,12 @@ export async function sendLog(stream: LogStream, signal: AbortSignal): Promise<E
       offset = sent;
       continue;
     }
-    stream.onCaughtUp();
+    if (offset >= limit) {
+      stream.onCaughtUp();
+    }
+    if (offset >= boundary) {
+      return 'restarted';
+    }
     if (stream.endOffset !== undefined) {
       return 'complete';
     }
