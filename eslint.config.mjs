@@ -8,6 +8,7 @@ const owned = [
   { name: 'prom-client', message: 'Metrics are declared in operator/metrics.ts.' },
   { name: 'ws', message: 'Sockets live in operator/master/.' },
   { name: 'express', message: 'HTTP routes live in operator/master/.' },
+  { name: 'dockerode', message: 'Only sidecar/docker/engine.ts talks to the Docker Engine.', allowTypeImports: true },
   { name: 'express-ws', message: 'HTTP routes live in operator/master/.' },
 ];
 
@@ -82,11 +83,21 @@ export default defineConfig(
     forbidden: [...upper, 'master', 'controllers', 'logs', 'api'],
     owns: ['@kubernetes/client-node', 'undici'],
   }),
+  layer({
+    // The one place that speaks the sidecar's protocol.
+    files: ['operator/sidecar/**'],
+    forbidden: [...upper, 'master', 'controllers', 'logs', 'api'],
+  }),
   layer({ files: ['operator/controllers/**'], forbidden: [...upper, 'master', 'logs'] }),
   layer({ files: ['operator/logs/**'], forbidden: [...upper, 'master', 'controllers'] }),
   layer({ files: ['operator/master/**'], forbidden: [...upper, 'controllers'], owns: ['ws', 'express', 'express-ws'] }),
   // The sidecar runs beside strangers' programs and knows nothing of the operator.
   layer({ files: ['sidecar/**'], forbidden: ['operator'] }),
+  layer({
+    files: ['sidecar/docker/engine.ts'],
+    forbidden: ['operator'],
+    owns: ['dockerode'],
+  }),
   layer({ files: ['operator/metrics.ts'], owns: ['prom-client'] }),
   {
     // Tests talk to real parts with the real libraries, print tables, and are tables themselves.
