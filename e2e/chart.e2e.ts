@@ -71,6 +71,15 @@ async function render(...settings: string[]): Promise<KubeObject[]> {
     .filter((object) => object !== null);
 }
 
+interface PodSpec {
+  containers: { name: string; env?: { name: string; value?: string }[] }[];
+  volumes?: { secret?: { secretName?: string } }[];
+}
+
+function podOfDeployment(object: KubeObject): PodSpec {
+  return (object as KubeObject & { spec: { template: { spec: PodSpec } } }).spec.template.spec;
+}
+
 function namesOf(objects: readonly KubeObject[], ...kinds: string[]): string[] {
   return objects
     .filter(({ kind = '' }) => kinds.includes(kind))
@@ -115,6 +124,35 @@ describe('rendered', () => {
     for (const text of texts) assert.match(text, /"RINGMASTER_WATCH_NAMESPACES","value":"red,blue"/);
   });
 
+  test('the sidecar and the Docker Engine reach the operator as its environment, and the key reaches the Master as a file', async () => {
+    const objects = await render(
+      'sidecar.image.digest=sha256:' + '0'.repeat(64),
+      'sidecar.resources.limits.memory=96Mi',
+      'runtimes.docker.enabled=true',
+      'runtimes.docker.group=0',
+      'masterKey.existingSecret=mine',
+    );
+    const [master, operator] = objects
+      .filter(({ kind }) => kind === 'Deployment')
+      .map((object) => podOfDeployment(object))
+      .toSorted((a, b) => ((a.containers[0]?.name ?? '') < (b.containers[0]?.name ?? '') ? -1 : 1));
+    const env = Object.fromEntries((operator?.containers[0]?.env ?? []).map(({ name, value }) => [name, value]));
+    assert.equal(env.RINGMASTER_SIDECAR_IMAGE, `ringmaster.local/ringmaster-sidecar@sha256:${'0'.repeat(64)}`);
+    assert.deepEqual(JSON.parse(env.RINGMASTER_SIDECAR_RESOURCES ?? ''), {
+      requests: { cpu: '10m', memory: '72Mi' },
+      limits: { memory: '96Mi' },
+    });
+    assert.equal(env.RINGMASTER_DOCKER_ENABLED, 'true');
+    assert.equal(env.RINGMASTER_DOCKER_GROUP, '0');
+    assert.equal(env.RINGMASTER_MASTER_KEY_SECRET, 'mine');
+    assert.equal(master?.volumes?.[0]?.secret?.secretName, 'mine');
+    // A Secret that is there need not be made.
+    const rights = objects.filter(
+      ({ kind, metadata }) => kind === 'Role' && metadata.name === 'demo-ringmaster-operator',
+    );
+    assert.match(JSON.stringify(rights), /"resources":\["secrets"\],"resourceNames":\["mine"\],"verbs":\["get"\]/);
+  });
+
   test('without CRDs and without aggregated roles, for a second release: nothing cluster-wide but its own rights', async () => {
     const objects = await render('crds.install=false', 'rbac.aggregate.enabled=false', 'watchNamespaces={red}');
     assert.deepEqual(namesOf(objects, 'CustomResourceDefinition', 'ClusterRole', 'ClusterRoleBinding'), []);
@@ -135,6 +173,8 @@ describe('rendered', () => {
       ['logLevel=loud', /logLevel/],
       ['master.replicas=many', /master\/replicas/],
       ['watchNamespaces={Red}', /watchNamespaces/],
+      ['runtimes.docker.network=other', /runtimes\/docker\/network/],
+      ['runtimes.docker.socketPath=docker.sock', /runtimes\/docker\/socketPath/],
       ['keys[0].name=a,keys[0].permission=ALL,keys[0].tokenSHA256=secret', /tokenSHA256/],
     ];
     for (const [setting, path] of refused)
@@ -157,15 +197,18 @@ describe('least privilege', () => {
         'pods [] [get list watch create patch delete]',
         'pods/attach [] [create get]',
         'pods/log [] [get]',
+        'pods/status [] [patch]',
+        'secrets [] [create]',
         'services [] [get list watch create patch delete]',
       ],
       atHome: [
         'leases.coordination.k8s.io [] [create]',
         'leases.coordination.k8s.io [ringmaster-operator] [get list watch update patch]',
+        'secrets [ringmaster-master-key] [get]',
       ],
     },
     master: {
-      elsewhere: ['instances.ringmaster.dev [] [get list watch]', 'pods/log [] [get]'],
+      elsewhere: ['instances.ringmaster.dev [] [get list watch]', 'pods/attach [] [create get]', 'pods/log [] [get]'],
       atHome: ['apikeys.ringmaster.dev [] [get list watch]'],
     },
   };
@@ -194,7 +237,7 @@ describe('least privilege', () => {
     });
   }
 
-  test('neither may read Secrets, run commands in pods, or hand out rights', async () => {
+  test('neither may read Secrets of others, run commands in pods, or hand out rights', async () => {
     const forbidden = [
       'get secrets',
       'list secrets',

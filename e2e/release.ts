@@ -1,6 +1,7 @@
 /** Installs Ringmaster into a cluster as a user would: images, Helm chart, API keys. Shared by `up`, the tests and the benchmarks. */
 import { createHash, randomBytes } from 'node:crypto';
 import { join } from 'node:path';
+import type { ReleaseImages } from './images/images.ts';
 import type { Image } from './images/oci.ts';
 
 const root = join(import.meta.dirname, '..');
@@ -18,13 +19,12 @@ export interface Tools {
 /** `helm upgrade --install`, and waits until everything is ready. Returns what Helm printed (the notes). */
 export async function installRelease(
   tools: Tools,
-  image: Pick<Image, 'name'>,
+  images: Pick<ReleaseImages, 'ringmaster' | 'sidecar'>,
   values: readonly string[] = [],
 ): Promise<string> {
-  const separator = image.name.lastIndexOf(':');
   const settings = [
-    `image.repository=${image.name.slice(0, separator)}`,
-    `image.tag=${image.name.slice(separator + 1)}`,
+    ...imageValues('image', images.ringmaster),
+    ...imageValues('sidecar.image', images.sidecar),
     ...values,
   ];
   const where = ['--namespace', releaseNamespace, '--create-namespace'];
@@ -42,6 +42,10 @@ export async function installRelease(
   const labels = ['enforce', 'warn'].map((mode) => `pod-security.kubernetes.io/${mode}=restricted`);
   await tools.kubectl(['label', 'namespace', releaseNamespace, '--overwrite', ...labels]);
   return out;
+}
+
+function imageValues(path: string, { repository, tag }: Image): string[] {
+  return [`${path}.repository=${repository}`, `${path}.tag=${tag}`];
 }
 
 /** A new random token: 256 bits, printable. */

@@ -1,6 +1,10 @@
 /** The cluster of the end-to-end tests: two nodes, Ringmaster installed from this clone, and what the tests need to know as environment. */
 import { join } from 'node:path';
-import { busyboxImage, ringmasterImage } from './images/images.ts';
+import { ensurePackages } from './cluster/packages.ts';
+import { DockerEngine, dockerRequirements } from './docker-engine.ts';
+import { releaseImages } from './images/images.ts';
+import type { ReleaseImages } from './images/images.ts';
+import type { Image } from './images/oci.ts';
 import { downCluster, startCluster } from './cluster/cluster.ts';
 import { logDir } from './cluster/plan.ts';
 import { clusterNames, clusterSettings, isClusterName } from './cluster/settings.ts';
@@ -54,14 +58,50 @@ export async function downTestCluster(): Promise<void> {
   await downCluster(clusterName(), { wipe: true });
 }
 
-export async function installForTests(progress: Progress): Promise<Record<string, string>> {
+export interface TestInstallation {
+  readonly env: Record<string, string>;
+  /** Ends what was started beside the cluster. */
+  close(): Promise<void>;
+}
+
+export async function installForTests(progress: Progress): Promise<TestInstallation> {
   const cluster = await startTestCluster(progress);
-  const image = await progress.step('Building the images', () => ringmasterImage());
-  const busybox = await busyboxImage();
-  await cluster.importImages([image.tar, busybox.tar]);
-  await progress.step('Installing the Helm chart', () =>
-    installRelease(cluster, image, ['logLevel=debug', 'master.preStopSeconds=1', 'master.drainSeconds=5']),
+  const images = await progress.step('Building the images', () =>
+    releaseImages((line) => {
+      progress.say(line);
+    }),
   );
+  await cluster.importImages(Object.values(images).map(({ tar }) => tar));
+  const engine = await startEngine(progress, [images.console]);
+  try {
+    return { env: await install(progress, { cluster, images, engine }), close: () => engine.close() };
+  } catch (error) {
+    await engine.close();
+    throw error;
+  }
+}
+
+/** The nodes' Docker Engine: one for all, because they share this machine's files. Its containers have no network. */
+export async function startEngine(progress: Progress, images: readonly Image[]): Promise<DockerEngine> {
+  await ensurePackages((line) => {
+    progress.say(line);
+  }, dockerRequirements);
+  return progress.step('Starting a Docker Engine', () => DockerEngine.create({ liveRestore: true, images }));
+}
+
+/** Chart values that let Instances use it. */
+export function engineValues({ socketPath }: DockerEngine): string[] {
+  return Object.entries({ enabled: 'true', socketPath, network: 'none' }).map(
+    ([name, value]) => `runtimes.docker.${name}=${value}`,
+  );
+}
+
+async function install(
+  progress: Progress,
+  { cluster, images, engine }: { cluster: Cluster; images: ReleaseImages; engine: DockerEngine },
+): Promise<Record<string, string>> {
+  const values = ['logLevel=debug', 'master.preStopSeconds=1', 'master.drainSeconds=5', ...engineValues(engine)];
+  await progress.step('Installing the Helm chart', () => installRelease(cluster, images, values));
   const tokens = { all: createToken(), public: createToken() };
   const manifests = [
     apiKeyManifest('test-all', { token: tokens.all, permission: 'ALL' }),
@@ -71,7 +111,10 @@ export async function installForTests(progress: Progress): Promise<Record<string
   return {
     ...cluster.env(),
     RINGMASTER_TEST_CLUSTER: clusterName(),
-    RINGMASTER_IMAGE: image.name,
+    RINGMASTER_IMAGE: images.ringmaster.name,
+    RINGMASTER_SIDECAR_IMAGE: images.sidecar.name,
+    RINGMASTER_CONSOLE_IMAGE: images.console.name,
+    RINGMASTER_DOCKER_SOCKET: engine.socketPath,
     RINGMASTER_URL: await masterUrl(cluster),
     RINGMASTER_TOKEN: tokens.all,
     RINGMASTER_PUBLIC_TOKEN: tokens.public,

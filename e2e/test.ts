@@ -76,8 +76,12 @@ async function integration(): Promise<void> {
 async function e2e(): Promise<void> {
   needEmbedded();
   try {
-    const env = await installForTests(progress);
-    await runTests(await testFiles(['e2e/*.e2e.ts']), env);
+    const installation = await installForTests(progress);
+    try {
+      await runTests(await testFiles(['e2e/*.e2e.ts']), installation.env);
+    } finally {
+      await installation.close();
+    }
   } finally {
     if (values.keep !== true) await downTestCluster();
   }

@@ -6,7 +6,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { busyboxImage, ringmasterImage } from './images/images.ts';
+import { releaseImages } from './images/images.ts';
 import { liveLog } from './client.ts';
 import { createProgress } from './progress.ts';
 import type { Progress } from './progress.ts';
@@ -34,12 +34,14 @@ async function up(context: string | undefined): Promise<void> {
   const progress = createProgress('up');
   const target =
     context === undefined || context === '' ? await embeddedTarget(progress) : await contextTarget(context, progress);
-  const image = await progress.step('Building the images', async () => {
-    const [ours, busybox] = await Promise.all([ringmasterImage(), busyboxImage()]);
-    await target.loadImages([ours, busybox]);
-    return ours;
+  const images = await progress.step('Building the images', async () => {
+    const built = await releaseImages((line) => {
+      progress.say(line);
+    });
+    await target.loadImages(Object.values(built));
+    return built;
   });
-  await progress.step(`Installing the Helm chart into ${target.title}`, () => installRelease(target, image));
+  await progress.step(`Installing the Helm chart into ${target.title}`, () => installRelease(target, images));
   const tokens = await progress.step('Making API keys', () => makeKeys(target));
   await progress.step('Applying the samples', () => applySamples(target));
   const url = await target.url();
@@ -133,6 +135,7 @@ Ringmaster runs (release "${releaseName}" in namespace "${releaseNamespace}"). N
     kubectl get instances -A
     npx wscat -H "Authorization: Bearer $RINGMASTER_TOKEN" -c ${socket}
     curl -s -H "Authorization: Bearer $RINGMASTER_TOKEN" "$RINGMASTER_URL/api/instances"
+    kubectl apply -n ${samplesNamespace} -f e2e/samples/runtimes/screen.yaml
     npm run down
 `;
 }

