@@ -24,11 +24,19 @@ const root = join(import.meta.dirname, '..');
 
 type Spec = Record<string, unknown>;
 
+const commandSentence =
+  'the runtimes process, screen and tmux need command, such as ["/server", "--port=1"]: they start the program themselves and do not know the entry point of the image';
+const patternSentence =
+  'write readiness.logPattern as a regular expression in RE2 syntax, such as Done \\(; a literal ( needs a backslash';
+
 /** What is laid over an Instance that is right, and the sentence that it is refused with. */
 const refusals: readonly (readonly [Spec, string])[] = [
   [{ image: 'two words' }, 'write the name of an image without blanks, such as example.com/server:1.2'],
   [{ image: '' }, 'spec.image in body should be at least 1 chars long'],
-  [{ runtime: 'vm' }, 'spec.runtime: Unsupported value: "vm": supported values: "kubernetes"'],
+  [
+    { runtime: 'vm' },
+    'spec.runtime: Unsupported value: "vm": supported values: "kubernetes", "process", "screen", "tmux", "docker"',
+  ],
   [{ imagePullPolicy: 'Sometimes' }, 'supported values: "Always", "IfNotPresent", "Never"'],
   [{ workingDir: 'data' }, 'write an absolute path, such as /data'],
   [
@@ -118,10 +126,59 @@ const refusals: readonly (readonly [Spec, string])[] = [
   [{ restartPolicy: 'Sometimes' }, 'supported values: "Always", "OnFailure", "Never"'],
   [{ stop: { command: 'save\nstop' } }, 'write one line, without line breaks'],
   [{ stop: { gracePeriodSeconds: 0 } }, 'spec.stop.gracePeriodSeconds in body should be greater than or equal to 1'],
-  [{ readiness: {} }, 'readiness needs exactly one of exec, httpGet and tcpSocket'],
+  [{ readiness: {} }, 'readiness needs exactly one of exec, httpGet, tcpSocket and logPattern'],
   [
     { readiness: { exec: { command: ['true'] }, tcpSocket: { port: 1 } } },
-    'readiness needs exactly one of exec, httpGet and tcpSocket',
+    'readiness needs exactly one of exec, httpGet, tcpSocket and logPattern',
+  ],
+  [
+    { readiness: { logPattern: 'x', tcpSocket: { port: 1 } } },
+    'readiness needs exactly one of exec, httpGet, tcpSocket and logPattern',
+  ],
+  [{ readiness: { logPattern: '' } }, 'spec.readiness.logPattern in body should be at least 1 chars long'],
+  [{ readiness: { logPattern: 'a\nb' } }, 'write a pattern for one line, without line breaks'],
+  [{ readiness: { logPattern: 'x'.repeat(1025) } }, 'Too long: may not be more than 1024 bytes'],
+  // What is wrong with it is said before.
+  [{ readiness: { logPattern: 'Done (' } }, 'missing closing ): `Done (`'],
+  [{ readiness: { logPattern: 'Done (' } }, patternSentence],
+  [{ readiness: { logPattern: '(?=x)' } }, patternSentence],
+  [{ logs: { retainBytes: 'much' } }, 'write a quantity, such as 500m, 2 or 1Gi'],
+  [{ logs: { retainBytes: '-1Mi' } }, 'write a quantity of bytes from 0, which keeps everything, to 1Ti'],
+  [{ logs: { retainBytes: '2Ti' } }, 'write a quantity of bytes from 0, which keeps everything, to 1Ti'],
+  [{ runtime: 'process', command: [] }, commandSentence],
+  [{ runtime: 'screen', command: [] }, commandSentence],
+  [{ runtime: 'tmux', command: [] }, commandSentence],
+  [
+    { runtime: 'process', env: [{ name: 'RINGMASTER_DIR', value: '/' }] },
+    'variables whose name begins with RINGMASTER_ are set by Ringmaster under this runtime: choose another name',
+  ],
+  [
+    { runtime: 'process', volumes: [{ name: 'ringmaster-key', emptyDir: {} }] },
+    'names of volumes that begin with ringmaster are taken under this runtime: choose another name',
+  ],
+  [
+    {
+      runtime: 'process',
+      volumes: [{ name: 'a', emptyDir: {} }],
+      volumeMounts: [{ name: 'a', mountPath: '/ringmaster/log' }],
+    },
+    'the folder /ringmaster is taken under this runtime: choose another mountPath',
+  ],
+  [
+    { runtime: 'docker', volumes: [{ name: 'a', emptyDir: {} }] },
+    'the runtime docker has no volumes, because its container does not belong to the pod: remove volumes and volumeMounts, or choose another runtime',
+  ],
+  [
+    { runtime: 'docker', ports: [{ name: 'a', port: 1 }], service: { type: 'ClusterIP' } },
+    'under the runtime docker there is no Service, because its container does not belong to the pod: remove service and use the address of the node',
+  ],
+  [
+    { runtime: 'docker', ports: [{ name: 'a', port: 1, protocol: 'SCTP' }] },
+    'under the runtime docker the protocol of a port is TCP or UDP',
+  ],
+  [
+    { runtime: 'docker', readiness: { tcpSocket: { port: 1 } } },
+    'under the runtime docker readiness can only be logPattern, because its container does not belong to the pod, where the other probes look',
   ],
 ];
 
@@ -203,6 +260,23 @@ describe('a wrong manifest is refused with a sentence', () => {
     }
   });
 
+  test('what is right under each runtime is accepted', async () => {
+    const command = ['/server'];
+    const specs: Spec[] = [
+      { readiness: { logPattern: 'Done \\(\\d+' }, logs: { retainBytes: '1Gi' } },
+      ...['process', 'screen', 'tmux'].map((runtime) => ({ runtime, command, logs: { retainBytes: 0 } })),
+      {
+        runtime: 'docker',
+        ports: [{ name: 'a', port: 1 }],
+        service: { type: 'None' },
+        readiness: { logPattern: 'x' },
+      },
+    ];
+    const items = specs.map((spec, index) => instance(`right-${index}`, spec));
+    const list = JSON.stringify({ apiVersion: 'v1', kind: 'List', items });
+    await namespace.kubectl(['create', '--dry-run=server', '-f', '-'], list);
+  });
+
   test('a name that pods and a Service cannot have is refused', async () => {
     for (const name of ['1lobby', 'lobby.eu', `a${'b'.repeat(48)}`]) {
       const output = await namespace.kubectlFails(
@@ -237,7 +311,7 @@ describe('a wrong manifest is refused with a sentence', () => {
     const output = await namespace.kubectlFails([
       ...['patch', 'instance', 'hall', '--type=merge', '--patch', '{"spec":{"runtime":"docker"}}'],
     ]);
-    assert.match(output, /spec\.runtime/);
+    assert.match(output, /spec\.runtime: .*runtime cannot be changed: delete the Instance and create it again/);
   });
 
   test('the id cannot be changed and not be removed', async () => {
@@ -297,7 +371,7 @@ describe('kubectl', () => {
 describe('manifests that we publish', () => {
   test('samples, README and guides pass the server strictly', async () => {
     const manifests = await publishedManifests();
-    assert.ok(manifests.length >= 4, `only ${manifests.length} found`);
+    assert.ok(manifests.length >= 8, `only ${manifests.length} found`);
     for (const { file, text } of manifests) {
       const args = ['create', '--dry-run=server', '--validate=strict', '-f', '-'];
       await namespace.kubectl(args, text).catch((error: unknown) => {
@@ -416,7 +490,7 @@ function messagesIn(value: unknown): string[] {
 /** Every manifest of ours in the samples, and in the fenced YAML of README and guides. */
 async function publishedManifests(): Promise<{ file: string; text: string }[]> {
   const found: { file: string; text: string }[] = [];
-  for await (const file of glob(['README.md', 'docs/**/*.md', 'operator/**/*.md', 'e2e/samples/*.yaml'], {
+  for await (const file of glob(['README.md', 'docs/**/*.md', 'operator/**/*.md', 'e2e/samples/**/*.yaml'], {
     cwd: root,
   })) {
     const content = await readFile(join(root, file), 'utf8');

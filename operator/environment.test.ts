@@ -25,3 +25,24 @@ test('readEnvironment: every wrong variable is named at once', () => {
       ),
   );
 });
+
+test('readEnvironment: sidecars and docker have defaults that need nothing from the cluster', () => {
+  const settings = readEnvironment(operatorEnvironment, least);
+  assert.equal(settings.RINGMASTER_SIDECAR_IMAGE, undefined);
+  assert.equal(settings.RINGMASTER_DOCKER_ENABLED, false);
+  assert.equal(settings.RINGMASTER_DOCKER_GROUP, undefined);
+  assert.deepEqual(settings.RINGMASTER_SIDECAR_RESOURCES.limits, { memory: '128Mi' });
+});
+
+test('readEnvironment: the resources of the sidecar are JSON, and what is not is refused with an example', () => {
+  const given = { ...least, RINGMASTER_SIDECAR_RESOURCES: '{"limits":{"cpu":"1"}}', RINGMASTER_DOCKER_ENABLED: 'true' };
+  const settings = readEnvironment(operatorEnvironment, given);
+  assert.deepEqual(settings.RINGMASTER_SIDECAR_RESOURCES, { limits: { cpu: '1' } });
+  assert.equal(settings.RINGMASTER_DOCKER_ENABLED, true);
+  for (const wrong of ['64Mi', '[]', '7']) {
+    assert.throws(
+      () => readEnvironment(operatorEnvironment, { ...least, RINGMASTER_SIDECAR_RESOURCES: wrong }),
+      /RINGMASTER_SIDECAR_RESOURCES.*write an object in JSON/,
+    );
+  }
+});

@@ -10,6 +10,19 @@ const list = z.string().transform((text) =>
     .filter((part) => part !== ''),
 );
 
+const flag = z.enum(['true', 'false']).transform((text) => text === 'true');
+/** Requests and limits as JSON, such as `{"limits":{"memory":"128Mi"}}`. */
+const resources = z.string().transform((text, context) => {
+  try {
+    const parsed = z.record(z.string(), z.unknown()).safeParse(JSON.parse(text));
+    if (parsed.success) return parsed.data;
+  } catch {
+    // Said below, with what is an object of the wrong form.
+  }
+  context.addIssue({ code: 'custom', message: 'write an object in JSON, such as {"limits":{"memory":"128Mi"}}' });
+  return z.NEVER;
+});
+
 const shared = {
   /** The namespace that Ringmaster is installed in: API keys, the lease. */
   RINGMASTER_NAMESPACE: z.string().min(1),
@@ -28,6 +41,21 @@ export const operatorEnvironment = z.object({
   RINGMASTER_HEALTH_PORT: port.default(8080),
   /** Instances worked on at the same time. */
   RINGMASTER_WORKERS: z.coerce.number().int().min(1).max(64).default(8),
+  /** Absent: Instances can only have the runtime kubernetes. */
+  RINGMASTER_SIDECAR_IMAGE: z.string().min(1).optional(),
+  RINGMASTER_SIDECAR_PULL_POLICY: z.enum(['Always', 'IfNotPresent', 'Never']).default('IfNotPresent'),
+  RINGMASTER_SIDECAR_RESOURCES: resources.default({
+    requests: { cpu: '10m', memory: '64Mi' },
+    limits: { memory: '128Mi' },
+  }),
+  /** The Secret in the namespace above whose key "key" is the master key of all sidecars; made if it does not exist. */
+  RINGMASTER_MASTER_KEY_SECRET: z.string().min(1).max(253).default('ringmaster-master-key'),
+  RINGMASTER_DOCKER_ENABLED: flag.default(false),
+  /** The Docker Engine's socket on every node. */
+  RINGMASTER_DOCKER_SOCKET: z.string().startsWith('/').default('/var/run/docker.sock'),
+  RINGMASTER_DOCKER_NETWORK: z.enum(['bridge', 'host', 'none']).default('bridge'),
+  /** The group that may use the socket; absent: the launcher runs as root. */
+  RINGMASTER_DOCKER_GROUP: z.coerce.number().int().min(0).max(4_294_967_294).optional(),
 });
 
 export const masterEnvironment = z.object({
@@ -35,6 +63,8 @@ export const masterEnvironment = z.object({
   NODE_NAME: z.string().default(''),
   RINGMASTER_PORT: port.default(7000),
   RINGMASTER_CLUSTER_NAME: z.string().min(1).max(253).default('ringmaster'),
+  /** File of the master key, 32 bytes. Absent: only Instances of the runtime kubernetes are served. */
+  RINGMASTER_MASTER_KEY_FILE: z.string().min(1).optional(),
   RINGMASTER_SOCKETS_MAX: count.optional(),
   RINGMASTER_SOCKETS_PER_KEY_MAX: count.optional(),
   RINGMASTER_SOCKETS_PER_INSTANCE_MAX: count.optional(),

@@ -4,7 +4,7 @@
  * Every replica keeps its caches filled, so that a new leader starts at once; only the leader has queues and workers. When a leadership ends
  * the process ends, and is started again as a candidate: nothing that a deposed leader knew lives on.
  */
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
@@ -12,11 +12,16 @@ import { instances } from './api/v1alpha1/instance.ts';
 import { ApiKeyReconciler } from './controllers/apikey/reconcile.ts';
 import type { EventSink } from './controllers/instance/act.ts';
 import { indexedId } from './controllers/instance/gather.ts';
+import { LogPatternGates } from './controllers/instance/logpattern.ts';
+import { PatternMatcher } from './controllers/instance/matcher.ts';
 import { ownerName } from './controllers/instance/owner.ts';
 import { InstanceReconciler } from './controllers/instance/reconcile.ts';
+import { SidecarKeys } from './controllers/instance/sidecarkeys.ts';
+import type { SidecarSettings } from './controllers/instance/sidecarpod.ts';
 import { Stopper } from './controllers/instance/stopper.ts';
 import { operatorEnvironment, readEnvironment } from './environment.ts';
 import { serveHealth } from './health.ts';
+import { stripAnsi } from './master/ansi.ts';
 import { group, managedBy, managedByLabel } from './names.ts';
 import { observeController, observeQueue } from './observers.ts';
 import { cacheOptions, startProcess } from './process.ts';
@@ -113,13 +118,27 @@ async function lead(leadership: Leadership): Promise<void> {
     },
   };
   const stopper = new Stopper({ client: writer, clock: systemClock, log, signal: leadership.signal });
+  const shared = { client: writer, clock: systemClock, log };
+  const keys = new SidecarKeys({
+    ...shared,
+    namespace: settings.RINGMASTER_NAMESPACE,
+    secretName: settings.RINGMASTER_MASTER_KEY_SECRET,
+    randomBytes,
+  });
+  const sidecar = sidecarSettings();
+  const patterns = new PatternMatcher({ clock: systemClock, signal: leadership.signal });
+  const gates = new LogPatternGates({ ...shared, matcher: patterns, stripAnsi, signal: leadership.signal });
   const instanceReconciler = new InstanceReconciler({
     client: writer,
     caches,
     stopper,
     events: sink,
     clock: systemClock,
+    sidecars: sidecar === undefined ? undefined : { settings: sidecar, keys },
+    patterns,
+    gates,
   });
+  const keysDone = keys.run(leadership.stopping);
   const keyReconciler = new ApiKeyReconciler({
     client: writer,
     keys: caches.keys,
@@ -147,8 +166,25 @@ async function lead(leadership: Leadership): Promise<void> {
   const eventsDone = events.run(eventsStop.signal);
   await Promise.all([instanceLoop.controller.run(leadership.stopping), keyLoop.controller.run(leadership.stopping)]);
   for (const undo of unsubscribe) undo();
+  await Promise.all([keysDone, patterns.stop()]);
   eventsStop.abort();
   await eventsDone;
+}
+
+function sidecarSettings(): SidecarSettings | undefined {
+  const image = settings.RINGMASTER_SIDECAR_IMAGE;
+  if (image === undefined) return undefined;
+  return {
+    image,
+    pullPolicy: settings.RINGMASTER_SIDECAR_PULL_POLICY,
+    resources: settings.RINGMASTER_SIDECAR_RESOURCES,
+    docker: {
+      isEnabled: settings.RINGMASTER_DOCKER_ENABLED,
+      socketPath: settings.RINGMASTER_DOCKER_SOCKET,
+      network: settings.RINGMASTER_DOCKER_NETWORK,
+      groupId: settings.RINGMASTER_DOCKER_GROUP,
+    },
+  };
 }
 
 function createLoop(name: string, reconcile: Reconcile): { queue: WorkQueue; controller: Controller } {

@@ -33,6 +33,10 @@ export const managedBy = 'ringmaster';
 
 /** The container of an instance pod that runs the workload. */
 export const workloadContainer = 'instance';
+/** The native sidecar in the pod of every runtime but `kubernetes`. */
+export const sidecarContainer = 'ringmaster-sidecar';
+/** Readiness gate, and its condition, of a pod whose log the operator itself reads for `readiness.logPattern`. */
+export const logPatternGate = `${group}/log-pattern`;
 
 /** Condition types, as kstatus reads them: Ready sums up; Reconciling and Stalled are true only when something is wrong or under way. */
 export const conditionTypes = ['Ready', 'Reconciling', 'Stalled'] as const;
@@ -60,6 +64,10 @@ export const reasons = [
   'ServiceRejected',
   'ServiceConflict',
   'ImageUnavailable',
+  'RuntimeDisabled',
+  'RuntimeMissing',
+  'SidecarFailed',
+  'MasterKeyUnavailable',
   'CrashLoop',
   'Failed',
   'ForeignNamespace',

@@ -4,6 +4,18 @@ import { instanceSpec } from '../api/v1alpha1/instance.ts';
 import type { Metadata } from '../api/v1alpha1/meta.ts';
 import type { Pod } from '../runtime/client.ts';
 import { buildPod } from '../controllers/instance/pod.ts';
+import type { SidecarContext } from '../controllers/instance/sidecarpod.ts';
+
+/** An operator that allows every runtime. */
+export const sidecarContext: SidecarContext = {
+  settings: {
+    image: 'example.com/sidecar:1',
+    pullPolicy: 'IfNotPresent',
+    resources: { limits: { memory: '128Mi' } },
+    docker: { isEnabled: true, socketPath: '/var/run/docker.sock', network: 'bridge', groupId: undefined },
+  },
+  keySecret: 'lobby-a1b2c3-sidecar-01234567',
+};
 
 export function makeInstance(
   parts: { metadata?: Partial<Metadata>; spec?: Partial<InstanceSpec>; status?: InstanceStatus } = {},
@@ -22,7 +34,7 @@ export function makePod(
   instance: Instance,
   parts: { sequence?: number; status?: Pod['status']; metadata?: Partial<Metadata> } = {},
 ): Pod {
-  const pod = buildPod(instance, { id: 'a1b2c3', sequence: parts.sequence ?? 1 });
+  const pod = buildPod(instance, { id: 'a1b2c3', sequence: parts.sequence ?? 1 }, sidecarContext);
   return {
     ...pod,
     metadata: {

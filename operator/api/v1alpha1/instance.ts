@@ -5,7 +5,6 @@ import type { Metadata } from './meta.ts';
 import {
   anyObject,
   conditions,
-  dnsLabel,
   int32,
   int64,
   intOrString,
@@ -15,80 +14,15 @@ import {
   stringMap,
   withRules,
 } from './meta.ts';
+import { envFrom, envVar, resources, volume, volumeMount } from './podparts.ts';
+import { runtimeRules } from './runtimerules.ts';
 
-export const runtimes = ['kubernetes'] as const;
+/** `kubernetes` runs the container as it is given; the others run through a sidecar in the pod. */
+export const runtimes = ['kubernetes', 'process', 'screen', 'tmux', 'docker'] as const;
 export type Runtime = (typeof runtimes)[number];
 
 export const states = ['CREATING', 'ONLINE', 'OFFLINE', 'STOPPED'] as const;
 export type State = (typeof states)[number];
-
-const keyRef = (
-  what: string,
-): z.ZodObject<{ name: z.ZodString; key: z.ZodString; optional: z.ZodOptional<z.ZodBoolean> }> =>
-  z.object({
-    name: z.string().min(1).max(253).describe(`Name of the ${what}.`),
-    key: z.string().min(1).max(253).describe(`Key in the ${what}.`),
-    optional: z.boolean().optional().describe(`Whether the program may start when the ${what} or its key is missing.`),
-  });
-
-const nameRef = (what: string): z.ZodObject<{ name: z.ZodString; optional: z.ZodOptional<z.ZodBoolean> }> =>
-  z.object({
-    name: z.string().min(1).max(253).describe(`Name of the ${what}.`),
-    optional: z.boolean().optional().describe(`Whether the program may start when the ${what} is missing.`),
-  });
-
-const valueFrom = withRules(
-  z.object({
-    secretKeyRef: keyRef('Secret').optional().describe('A key of a Secret in the same namespace.'),
-    configMapKeyRef: keyRef('ConfigMap').optional().describe('A key of a ConfigMap in the same namespace.'),
-    fieldRef: z
-      .object({
-        fieldPath: z.string().min(1).max(253).describe('A field of the pod, such as status.podIP or metadata.name.'),
-        apiVersion: z.string().max(64).optional().describe('API version of the field path; v1 if absent.'),
-      })
-      .optional()
-      .describe('A field of the pod.'),
-  }),
-  {
-    rule: '[has(self.secretKeyRef), has(self.configMapKeyRef), has(self.fieldRef)].filter(x, x).size() == 1',
-    message: 'valueFrom needs exactly one of secretKeyRef, configMapKeyRef and fieldRef',
-  },
-);
-
-const envVar = withRules(
-  z
-    .object({
-      name: matching(
-        /^[-._a-zA-Z][-._a-zA-Z0-9]*$/,
-        'use letters, digits, hyphens, dots and underscores, and no digit first',
-      )
-        .min(1)
-        .max(253)
-        .describe('Name of the environment variable.'),
-      value: z
-        .string()
-        .max(32768)
-        .optional()
-        .describe('Its value. $(NAME) refers to a variable above; $$(NAME) writes it literally.'),
-      valueFrom: valueFrom.optional().describe('Where its value comes from instead.'),
-    })
-    .describe('An environment variable.'),
-  { rule: '!(has(self.value) && has(self.valueFrom))', message: 'give value or valueFrom, not both' },
-);
-
-const envFrom = withRules(
-  z
-    .object({
-      prefix: z.string().max(253).optional().describe('Put before each key.'),
-      configMapRef: nameRef('ConfigMap').optional().describe('Every key of this ConfigMap becomes a variable.'),
-      secretRef: nameRef('Secret').optional().describe('Every key of this Secret becomes a variable.'),
-    })
-    .describe('A source of many environment variables.'),
-  {
-    rule: 'has(self.configMapRef) != has(self.secretRef)',
-    message: 'envFrom needs exactly one of configMapRef and secretRef',
-  },
-);
 
 const port = z
   .object({
@@ -105,7 +39,9 @@ const port = z
       .min(1)
       .max(65535)
       .optional()
-      .describe('Also open it on the address of the node. Two such Instances cannot share a node.'),
+      .describe(
+        'Also open it on the address of the node. Two such Instances cannot share a node. Under the runtime docker every port is opened there; absent, under its own number.',
+      ),
   })
   .describe('A port that the program listens on.');
 
@@ -118,90 +54,6 @@ const service = z
     annotations: stringMap.optional().describe('Annotations of the Service, for load balancers and DNS.'),
   })
   .describe('The Service in front of the ports. It exists while there are ports.');
-
-const resources = withRules(
-  z
-    .object({
-      requests: z
-        .record(z.string().max(253), quantity)
-        .meta({ maxProperties: 16 })
-        .optional()
-        .describe('What the scheduler sets aside: cpu, memory, and so on.'),
-      limits: z
-        .record(z.string().max(253), quantity)
-        .meta({ maxProperties: 16 })
-        .optional()
-        .describe('What the program may use at most.'),
-    })
-    .describe('CPU and memory of the program.'),
-  {
-    rule: '!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)',
-    message: 'a request may not be larger than the limit of the same resource',
-  },
-);
-
-const volume = withRules(
-  z
-    .object({
-      name: dnsLabel.describe('Name of the volume, for volumeMounts.'),
-      emptyDir: z
-        .object({
-          medium: z.enum(['', 'Memory']).optional().describe('Memory: keep it in RAM.'),
-          sizeLimit: quantity.optional().describe('How much it may hold; the pod is evicted above it.'),
-        })
-        .optional()
-        .describe('An empty folder that lives as long as the pod.'),
-      persistentVolumeClaim: z
-        .object({
-          claimName: z.string().min(1).max(253).describe('Name of the claim, in the same namespace.'),
-          readOnly: z.boolean().optional().describe('Mount it read-only.'),
-        })
-        .optional()
-        .describe('A volume that outlives the pod.'),
-      configMap: z
-        .object({
-          name: z.string().min(1).max(253).describe('Name of the ConfigMap.'),
-          optional: z.boolean().optional().describe('Whether it may be missing.'),
-          defaultMode: int32
-            .min(0)
-            .max(511)
-            .optional()
-            .describe('Mode of the files, as a decimal number (420 is 0644).'),
-        })
-        .optional()
-        .describe('The keys of a ConfigMap as files.'),
-      secret: z
-        .object({
-          secretName: z.string().min(1).max(253).describe('Name of the Secret.'),
-          optional: z.boolean().optional().describe('Whether it may be missing.'),
-          defaultMode: int32
-            .min(0)
-            .max(511)
-            .optional()
-            .describe('Mode of the files, as a decimal number (256 is 0400).'),
-        })
-        .optional()
-        .describe('The keys of a Secret as files.'),
-    })
-    .describe('A volume. Kinds that are not listed here go into podTemplate.spec.volumes.'),
-  {
-    rule: '[has(self.emptyDir), has(self.persistentVolumeClaim), has(self.configMap), has(self.secret)].filter(x, x).size() == 1',
-    message:
-      'a volume needs exactly one of emptyDir, persistentVolumeClaim, configMap and secret; other kinds go into podTemplate.spec.volumes',
-  },
-);
-
-const volumeMount = z
-  .object({
-    name: dnsLabel.describe('Name of the volume.'),
-    mountPath: matching(/^\/[^:]*$/, 'write an absolute path without a colon, such as /data')
-      .min(1)
-      .max(1024)
-      .describe('Where it appears; an absolute path.'),
-    subPath: z.string().max(1024).optional().describe('Mount this path inside the volume instead of its root.'),
-    readOnly: z.boolean().optional().describe('Mount it read-only.'),
-  })
-  .describe('Where a volume appears in the file system of the program.');
 
 const readiness = withRules(
   z
@@ -228,6 +80,21 @@ const readiness = withRules(
         .object({ port: intOrString.describe('Port number, or the name of one of the ports.') })
         .optional()
         .describe('Ready when a TCP connection opens.'),
+      logPattern: withRules(
+        matching(/^[^\r\n\x00]+$/, 'write a pattern for one line, without line breaks')
+          .min(1)
+          .max(1024),
+        {
+          // The API server reads patterns as RE2 does; what it cannot read, it says before the sentence.
+          rule: "''.matches(self) ? true : true",
+          message:
+            'write readiness.logPattern as a regular expression in RE2 syntax, such as Done \\(; a literal ( needs a backslash',
+        },
+      )
+        .optional()
+        .describe(
+          'Ready when a line of the log matches this regular expression (RE2 syntax) somewhere, such as Done \\(. Escape sequences are left out, and only the first 16 KiB of a line count. A program that is started again has to print such a line again. The times and thresholds below do not count here.',
+        ),
       initialDelaySeconds: int32
         .min(0)
         .max(3600)
@@ -239,8 +106,8 @@ const readiness = withRules(
     })
     .describe('When the program counts as ready (ONLINE). Absent: as soon as it runs.'),
   {
-    rule: '[has(self.exec), has(self.httpGet), has(self.tcpSocket)].filter(x, x).size() == 1',
-    message: 'readiness needs exactly one of exec, httpGet and tcpSocket',
+    rule: '[has(self.exec), has(self.httpGet), has(self.tcpSocket), has(self.logPattern)].filter(x, x).size() == 1',
+    message: 'readiness needs exactly one of exec, httpGet, tcpSocket and logPattern',
   },
 );
 
@@ -260,6 +127,31 @@ const stop = z
       .describe('Seconds from SIGTERM to SIGKILL, and, where there is a command, as many from the command to SIGTERM.'),
   })
   .describe('How the program is stopped.');
+
+const logs = withRules(
+  z
+    .object({
+      retainBytes: quantity
+        .default('64Mi')
+        .describe(
+          'How much of the log is kept at least, from its end; a little more stays on the disk. 0 keeps everything, without a limit.',
+        ),
+      mirrorToStdout: z
+        .boolean()
+        .default(true)
+        .describe(
+          'Whether each line also goes to the standard output of the container, for kubectl logs and log collectors.',
+        ),
+    })
+    .describe(
+      'How the log is kept, under every runtime but kubernetes: there the kubelet keeps the log and rotates it by its own setting (containerLogMaxSize), and nothing here has an effect.',
+    ),
+  {
+    rule: "!isQuantity(string(self.retainBytes)) || quantity(string(self.retainBytes)).compareTo(quantity('0')) >= 0 && quantity(string(self.retainBytes)).compareTo(quantity('1Ti')) <= 0",
+    message: 'write a quantity of bytes from 0, which keeps everything, to 1Ti',
+    fieldPath: '.retainBytes',
+  },
+);
 
 const podTemplate = z
   .object({
@@ -284,7 +176,9 @@ export const instanceSpec = withRules(
       runtime: withRules(z.enum(runtimes).default('kubernetes'), {
         rule: 'self == oldSelf',
         message: 'runtime cannot be changed: delete the Instance and create it again with the other runtime',
-      }).describe('What the program runs under. kubernetes: a container, as given.'),
+      }).describe(
+        'What the program runs under. kubernetes: a container, as given. process: a container whose log and standard input a sidecar in the pod serves; it keeps more of the log. screen, tmux: the same in a session that people can attach to; the image needs screen or tmux. docker: a container of the Docker Engine of the node, if the operator allows it.',
+      ),
       image: matching(/^\S+$/, 'write the name of an image without blanks, such as example.com/server:1.2')
         .min(1)
         .max(512)
@@ -299,12 +193,16 @@ export const instanceSpec = withRules(
         16,
       )
         .optional()
-        .describe('Secrets in the same namespace with the registry credentials.'),
+        .describe(
+          'Secrets in the same namespace with the registry credentials. Under the runtime docker the Engine pulls the image, with credentials of its own.',
+        ),
       command: z
         .array(z.string().max(32768))
         .max(64)
         .optional()
-        .describe('The program (the entry point of the image if absent). No shell is involved.'),
+        .describe(
+          'The program (the entry point of the image if absent). No shell is involved. Required under the runtimes process, screen and tmux.',
+        ),
       args: z
         .array(z.string().max(32768))
         .max(256)
@@ -335,6 +233,7 @@ export const instanceSpec = withRules(
         ),
       stop: stop.optional(),
       readiness: readiness.optional(),
+      logs: logs.optional(),
       podTemplate: podTemplate.optional(),
     })
     .describe('What to run, and how.'),
@@ -353,6 +252,7 @@ export const instanceSpec = withRules(
     message: 'a service needs at least one entry in ports',
     fieldPath: '.service',
   },
+  ...runtimeRules,
 );
 export type InstanceSpec = z.infer<typeof instanceSpec>;
 
@@ -390,11 +290,18 @@ export const instanceStatus = withRules(
         .optional()
         .describe('The newest of them that went before its program had run at all.'),
       nodeName: z.string().max(253).optional().describe('The node that it runs on.'),
+      podIP: z
+        .string()
+        .max(64)
+        .optional()
+        .describe('The address of its pod, while a program runs in it; the Master reaches the sidecar there.'),
       hostAddress: z
         .string()
         .max(253)
         .optional()
-        .describe('The address under which the primary port is reachable: the pod, or the node where hostPort is set.'),
+        .describe(
+          'The address under which the primary port is reachable: the pod, or the node where hostPort is set or the runtime is docker.',
+        ),
       port: int32.min(0).max(65535).optional().describe('The primary port at that address.'),
       restarts: int32.min(0).optional().describe('How often the program was started again in its present pod.'),
       observedGeneration: int64.optional().describe('The generation of the spec that this status speaks of.'),

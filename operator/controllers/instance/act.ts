@@ -9,7 +9,11 @@ import type { Client, KubernetesObject } from '../../runtime/client.ts';
 import type { Gathered } from './gather.ts';
 import { isOwnedBy } from './owner.ts';
 import type { Action } from './plan.ts';
-import { buildPod } from './pod.ts';
+import { buildPod, podName } from './pod.ts';
+import { Refused } from './refused.ts';
+import type { SidecarKeys } from './sidecarkeys.ts';
+import { needsSidecar } from './sidecarpod.ts';
+import type { SidecarContext, SidecarSettings } from './sidecarpod.ts';
 import type { Stall } from './status.ts';
 import type { Stopper } from './stopper.ts';
 
@@ -27,13 +31,36 @@ export interface Acted {
   isFinalizerGone: boolean;
 }
 
+/** All that runtimes with a sidecar need besides the Instance. */
+export interface SidecarSupport {
+  readonly settings: SidecarSettings;
+  readonly keys: Pick<SidecarKeys, 'ensure'>;
+}
+
+export interface PatternChecker {
+  /** Why the pattern cannot be used, in words; undefined: it can. */
+  check(pattern: string): Promise<string | undefined>;
+}
+
+export interface ActorOptions {
+  readonly client: Client;
+  readonly stopper: Stopper;
+  readonly events: EventSink;
+  readonly sidecars?: SidecarSupport | undefined;
+  readonly patterns?: PatternChecker | undefined;
+}
+
 export class Actor {
   readonly #client: Client;
   readonly #stopper: Stopper;
   readonly #events: EventSink;
+  readonly #sidecars: SidecarSupport | undefined;
+  readonly #patterns: PatternChecker | undefined;
 
-  constructor(options: { client: Client; stopper: Stopper; events: EventSink }) {
+  constructor(options: ActorOptions) {
     this.#client = options.client;
+    this.#sidecars = options.sidecars;
+    this.#patterns = options.patterns;
     this.#stopper = options.stopper;
     this.#events = options.events;
   }
@@ -87,10 +114,11 @@ export class Actor {
     signal: AbortSignal,
   ): Promise<Acted['created']> {
     const { instance } = gathered.observed;
-    const pod = buildPod(instance, { id: gathered.id, sequence: action.sequence });
-    const { name } = pod.metadata;
-    const created = { name, sequence: action.sequence };
+    const { sequence } = action;
+    const name = podName(instance, gathered.id, sequence);
+    const created = { name, sequence };
     await this.#refuseSecondPod(gathered, name, signal);
+    const pod = buildPod(instance, { id: gathered.id, sequence }, await this.#prepare(gathered, signal));
     try {
       await this.#client.create(pods, pod, signal);
     } catch (error) {
@@ -98,7 +126,7 @@ export class Actor {
       // Made before, by us, and not in the cache yet; or somebody else's.
       const present = await this.#client.get(pods, { namespace: instance.metadata.namespace ?? '', name }, signal);
       if (present === undefined || isOwnedBy(present, instance)) return created;
-      throw new NameTaken('PodConflict', `Pod "${name}" exists and is not this Instance's: delete it`, {
+      throw new Refused('PodConflict', `Pod "${name}" exists and is not this Instance's: delete it`, {
         cause: error,
       });
     }
@@ -115,6 +143,17 @@ export class Actor {
       note: `Made pod "${name}"${why}.`,
     });
     return created;
+  }
+
+  /** What must exist before the pod, and hold of the Instance, beyond what the API server checked. */
+  async #prepare({ id, observed: { instance } }: Gathered, signal: AbortSignal): Promise<SidecarContext | undefined> {
+    const { spec } = instance;
+    const pattern = spec.readiness?.logPattern;
+    const fault = pattern === undefined ? undefined : await this.#patterns?.check(pattern);
+    if (fault !== undefined) throw new Refused('InvalidSpec', `spec.readiness.logPattern cannot be used: ${fault}`);
+    if (this.#sidecars === undefined || !needsSidecar(spec.runtime)) return undefined;
+    const { keys, settings } = this.#sidecars;
+    return { settings, keySecret: await keys.ensure(instance, id, signal) };
   }
 
   /**
@@ -159,7 +198,7 @@ export class Actor {
       const { name, namespace = '' } = desired.metadata;
       const present = await this.#client.get(services, { namespace, name }, signal);
       if (present !== undefined && !isOwnedBy(present, observed.instance)) {
-        throw new NameTaken(
+        throw new Refused(
           'ServiceConflict',
           `Service "${name}" exists and is not this Instance's: rename one of them, or set spec.service.type to None`,
         );
@@ -185,20 +224,9 @@ export class Actor {
   }
 }
 
-/** The name that we need belongs to something of somebody else. */
-class NameTaken extends Error {
-  readonly reason: Reason;
-
-  constructor(reason: Reason, message: string, options?: { cause: unknown }) {
-    super(message, options);
-    this.name = 'NameTaken';
-    this.reason = reason;
-  }
-}
-
 /** What the API server says no to until somebody acts, as a condition; undefined for what is worth another try at once. */
 function refusal(error: unknown, action: Action): Stall | undefined {
-  if (error instanceof NameTaken) return { reason: error.reason, message: `${error.message}.` };
+  if (error instanceof Refused) return { reason: error.reason, message: `${error.message}.` };
   if (!(error instanceof ApiError) || ![400, 403, 422].includes(error.code)) return undefined;
   if (action.type === 'apply-service')
     return { reason: 'ServiceRejected', message: `The API server refuses the Service: ${messageOf(error)}` };

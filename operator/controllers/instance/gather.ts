@@ -7,6 +7,8 @@ import { viewPod } from './observe.ts';
 import { isOwnedBy } from './owner.ts';
 import type { Observed } from './plan.ts';
 import { buildService } from './service.ts';
+import { runtimeFault } from './sidecarpod.ts';
+import type { SidecarSettings } from './sidecarpod.ts';
 
 /** The part of an informer that is needed here. */
 export interface Lister<T> {
@@ -39,7 +41,12 @@ export function indexedId(instance: Instance): string | undefined {
 export function gather(
   caches: Caches,
   key: string,
-  options: { nowMs: number; assignedIds: ReadonlyMap<string, string> },
+  options: {
+    nowMs: number;
+    assignedIds: ReadonlyMap<string, string>;
+    /** Undefined: only the runtime kubernetes can be had. */
+    sidecar?: SidecarSettings | undefined;
+  },
 ): Gathered | undefined {
   const instance = caches.instances.get(key);
   if (instance === undefined) return undefined;
@@ -54,6 +61,8 @@ export function gather(
     hasService: service !== undefined,
     wantsService: desiredService !== undefined,
     nowMs: options.nowMs,
+    sidecarImage: options.sidecar?.image,
+    runtimeFault: runtimeFault(instance.spec.runtime, options.sidecar),
   };
   return { observed, id, pods, service, desiredService };
 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Pod } from '../../runtime/client.ts';
 import { containerStatus, makeInstance, makePod, runningStatus } from '../../testing/objects.ts';
-import { viewPod } from './observe.ts';
+import { matchedMessage, viewPod } from './observe.ts';
 import type { PodView } from './observe.ts';
 
 const waiting = (reason: string, more: Record<string, unknown> = {}): Pod['status'] => ({
@@ -119,4 +119,113 @@ test('viewPod: a second, shorter delete does not make a pod overdue that is stil
   });
   // Thirty seconds of grace, from the command on.
   assert.equal(viewPod(pod).deletionDueMs, Date.parse('2026-01-01T00:00:30Z'));
+});
+
+const throughSidecar = makeInstance({ spec: { runtime: 'screen', command: ['a'] } });
+const sidecar = (parts: Record<string, unknown>): ReturnType<typeof containerStatus> =>
+  containerStatus({ name: 'ringmaster-sidecar', ready: true, started: true, state: { running: {} }, ...parts });
+const missing = { exitCode: 78, message: 'Cannot start the runtime "screen": the image has no "screen" in its PATH\n' };
+
+const sidecarCases: Record<string, { status: Pod['status']; expected: Partial<PodView> }> = {
+  'its restarts are not those of the program': {
+    status: { ...runningStatus, initContainerStatuses: [sidecar({ restartCount: 7 })] },
+    expected: { phase: 'running', isReady: true, restarts: 0 },
+  },
+  'an image that cannot be pulled is said': {
+    status: {
+      phase: 'Pending',
+      initContainerStatuses: [
+        sidecar({ started: false, state: { waiting: { reason: 'ErrImagePull', message: 'no' } } }),
+      ],
+      containerStatuses: [containerStatus({ state: { waiting: { reason: 'PodInitializing' } } })],
+    },
+    expected: { phase: 'blocked', cause: 'ImageUnavailable', message: 'Init container "ringmaster-sidecar": no' },
+  },
+  'a sidecar that keeps ending before the program could start is said': {
+    status: {
+      phase: 'Pending',
+      initContainerStatuses: [
+        sidecar({
+          started: false,
+          restartCount: 3,
+          state: { waiting: { reason: 'CrashLoopBackOff' } },
+          lastState: { terminated: { exitCode: 1 } },
+        }),
+      ],
+      containerStatuses: [containerStatus({ state: { waiting: { reason: 'PodInitializing' } } })],
+    },
+    expected: {
+      phase: 'blocked',
+      cause: 'SidecarFailed',
+      message:
+        'The sidecar cannot be kept running. It ended with exit code 1. Its log says why: container "ringmaster-sidecar" of the pod.',
+    },
+  },
+  'and one that does so later too': {
+    status: {
+      ...runningStatus,
+      conditions: [{ type: 'Ready', status: 'False' }],
+      initContainerStatuses: [sidecar({ restartCount: 2, state: { waiting: { reason: 'CrashLoopBackOff' } } })],
+    },
+    expected: { phase: 'running', isReady: false, cause: 'SidecarFailed' },
+  },
+  'a runtime that the image lacks is said in the words of the launcher': {
+    status: {
+      phase: 'Running',
+      initContainerStatuses: [sidecar({})],
+      containerStatuses: [
+        containerStatus({ state: { waiting: { reason: 'CrashLoopBackOff' } }, lastState: { terminated: missing } }),
+      ],
+    },
+    expected: {
+      phase: 'blocked',
+      cause: 'RuntimeMissing',
+      message: 'Cannot start the runtime "screen": the image has no "screen" in its PATH.',
+    },
+  },
+  'before it is tried again, too': {
+    status: {
+      phase: 'Running',
+      initContainerStatuses: [sidecar({})],
+      containerStatuses: [containerStatus({ state: { terminated: { exitCode: 78 } } })],
+    },
+    expected: { phase: 'blocked', cause: 'RuntimeMissing' },
+  },
+  'and where it is not to be tried again': {
+    status: {
+      phase: 'Failed',
+      initContainerStatuses: [sidecar({ state: { terminated: { exitCode: 0 } } })],
+      containerStatuses: [containerStatus({ state: { terminated: missing } })],
+    },
+    expected: { phase: 'failed', cause: 'RuntimeMissing' },
+  },
+};
+
+for (const [name, { status, expected }] of Object.entries(sidecarCases)) {
+  test(`viewPod, with a sidecar: ${name}`, () => {
+    const view = viewPod(makePod(throughSidecar, status === undefined ? {} : { status }));
+    assert.deepEqual({ ...view, ...expected }, view);
+  });
+}
+
+test('viewPod: exit code 78 is the own business of a program without a launcher', () => {
+  const status = { phase: 'Failed', containerStatuses: [containerStatus({ state: { terminated: { exitCode: 78 } } })] };
+  assert.equal(viewPod(makePod(makeInstance(), { status })).cause, 'Failed');
+});
+
+test('viewPod: a line that matched in an earlier container makes the present one not ready, whatever the pod says', () => {
+  const readiness = { logPattern: 'Done', periodSeconds: 5, timeoutSeconds: 1, failureThreshold: 3 };
+  const instance = makeInstance({ spec: { readiness } });
+  const viewOf = (containerID: string): PodView => {
+    const state = { running: { startedAt: '2026-01-01T00:00:01Z' } };
+    const condition = { type: 'ringmaster.dev/log-pattern', status: 'True', message: matchedMessage('containerd://1') };
+    const conditions = [{ type: 'Ready', status: 'True' }, condition];
+    const containerStatuses = [containerStatus({ containerID, ready: true, state })];
+    return viewPod(makePod(instance, { status: { phase: 'Running', conditions, containerStatuses } }));
+  };
+  assert.equal(viewOf('containerd://1').isReady, true);
+  const second = viewOf('containerd://2');
+  assert.equal(second.isReady, false);
+  assert.deepEqual(second.logPattern, { isTrue: true, isMatched: false });
+  assert.equal(second.message, 'The program runs, and no line of its log matches readiness.logPattern yet.');
 });

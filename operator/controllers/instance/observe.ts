@@ -1,8 +1,11 @@
 /** What a pod says of the program in it. Pure; the only place that reads a pod's status. */
+import { runtimeMissingExitCode } from '../../../sidecar/protocol.ts';
 import {
+  logPatternGate,
   podHashAnnotation,
   podSequenceAnnotation,
   restartedAtAnnotation,
+  sidecarContainer,
   stopCommandSentAnnotation,
   workloadContainer,
 } from '../../names.ts';
@@ -34,11 +37,17 @@ export interface PodView {
   readonly phase: Phase;
   readonly isReady: boolean;
   readonly restarts: number;
+  /** The container of the program, while it runs. */
+  readonly containerId: string | undefined;
+  /** Undefined where readiness is nothing that the operator finds out. */
+  readonly logPattern: LogPatternView | undefined;
   /** Whether the program may have run in it: false only as long as the pod says otherwise. */
   readonly hasStarted: boolean;
   /** One word and one sentence for why it is as it is. */
   readonly cause: string | undefined;
   readonly message: string | undefined;
+  /** Image of its sidecar, where it has one. */
+  readonly sidecarImage: string | undefined;
   readonly nodeName: string | undefined;
   readonly podIp: string | undefined;
   readonly hostIp: string | undefined;
@@ -48,6 +57,14 @@ export interface PodView {
   readonly isStopCommandSent: boolean;
   /** Nothing but the program uses the pod: no other container runs in it, and no port of the node is taken. */
   readonly isProgramAlone: boolean;
+}
+
+/** What the pod's condition says of `readiness.logPattern`. */
+export interface LogPatternView {
+  /** Whether it says so of the container that runs now. */
+  readonly isMatched: boolean;
+  /** Whether it says so at all: of another container, it has to be taken back. */
+  readonly isTrue: boolean;
 }
 
 type ContainerStatus = NonNullable<NonNullable<Pod['status']>['containerStatuses']>[number];
@@ -67,26 +84,26 @@ export function viewPod(pod: Pod): PodView {
   const { metadata, status } = pod;
   const container = status?.containerStatuses?.find(({ name }) => name === workloadContainer);
   const { phase, cause, message } = phaseOf(pod, container);
+  const containerId = container?.state?.running === undefined ? undefined : container.containerID;
+  const logPattern = viewLogPattern(pod, containerId);
   return {
     name: metadata.name,
     uid: metadata.uid ?? '',
-    hash: metadata.annotations?.[podHashAnnotation],
-    restartedAt: metadata.annotations?.[restartedAtAnnotation],
-    sequence: Number(metadata.annotations?.[podSequenceAnnotation] ?? 0),
+    ...viewAnnotations(metadata.annotations ?? {}),
     phase,
-    isReady:
-      phase === 'running' &&
-      status?.conditions?.some(({ type, status: value }) => type === 'Ready' && value === 'True') === true,
+    isReady: phase === 'running' && logPattern?.isMatched !== false && isTrue(pod, 'Ready'),
+    containerId,
+    logPattern,
     restarts: container?.restartCount ?? 0,
     hasStarted: hasStarted(pod, container),
     cause,
     message,
+    sidecarImage: sidecarIn(pod)?.image,
     nodeName: pod.spec?.nodeName,
     podIp: status?.podIP,
     hostIp: status?.hostIP,
     deletionDueMs: deletionDueMs(pod),
     createdMs: Date.parse(metadata.creationTimestamp ?? '') || 0,
-    isStopCommandSent: metadata.annotations?.[stopCommandSentAnnotation] !== undefined,
     isProgramAlone: isProgramAlone(pod),
   };
 }
@@ -98,6 +115,34 @@ function hasStarted({ status }: Pod, container: ContainerStatus | undefined): bo
   const ended = state?.terminated;
   const hasEnded = ended !== undefined && (ended.containerID !== undefined || ended.startedAt !== undefined);
   return state?.running !== undefined || hasEnded || lastState?.terminated !== undefined || restartCount > 0;
+}
+
+function viewAnnotations(
+  annotations: Readonly<Record<string, string>>,
+): Pick<PodView, 'hash' | 'restartedAt' | 'sequence' | 'isStopCommandSent'> {
+  return {
+    hash: annotations[podHashAnnotation],
+    restartedAt: annotations[restartedAtAnnotation],
+    sequence: Number(annotations[podSequenceAnnotation] ?? 0),
+    isStopCommandSent: annotations[stopCommandSentAnnotation] !== undefined,
+  };
+}
+
+function isTrue({ status }: Pod, wanted: string): boolean {
+  return status?.conditions?.some(({ type, status: value }) => type === wanted && value === 'True') === true;
+}
+
+/** The message of the condition says which container it speaks of. */
+export function matchedMessage(containerId: string): string {
+  return `A line of container "${containerId}" matches.`;
+}
+
+function viewLogPattern({ spec, status }: Pod, containerId: string | undefined): LogPatternView | undefined {
+  if (spec?.readinessGates?.some(({ conditionType }) => conditionType === logPatternGate) !== true) return undefined;
+  const condition = status?.conditions?.find(({ type }) => type === logPatternGate);
+  const says = condition?.status === 'True';
+  const isMatched = says && containerId !== undefined && condition.message === matchedMessage(containerId);
+  return { isTrue: says, isMatched };
 }
 
 function isProgramAlone({ spec }: Pod): boolean {
@@ -137,24 +182,72 @@ function phaseOf(pod: Pod, container: ContainerStatus | undefined): Finding {
   if (status?.phase === 'Failed') return failure(pod, container);
   const waiting = container?.state?.waiting;
   if (waiting !== undefined) return waitingPhase(pod, waiting);
-  if (container?.state?.running !== undefined) return running(pod);
-  if (container?.state?.terminated !== undefined)
-    return { phase: 'restarting', cause: 'Restarting', message: exitMessage(container.state.terminated) };
+  if (container?.state?.running !== undefined) return running(pod, container);
+  const ended = container?.state?.terminated;
+  if (ended !== undefined)
+    return runtimeMissing(pod, ended) ?? { phase: 'restarting', cause: 'Restarting', message: exitMessage(ended) };
   return (
     unscheduled(pod) ??
     blockedInit(pod) ?? { phase: 'pending', cause: 'PodPending', message: 'The pod is being started.' }
   );
 }
 
-function running(pod: Pod): Finding {
+function running(pod: Pod, container: ContainerStatus): Finding {
   const ready = pod.status?.conditions?.find(({ type }) => type === 'Ready');
   if (isNodeLost(pod)) {
     return { phase: 'running', cause: 'NodeLost', message: `Node "${pod.spec?.nodeName ?? ''}" no longer reports.` };
   }
+  const sidecar = sidecarStatus(pod);
+  if (sidecar?.state?.waiting !== undefined && sidecar.restartCount > 0) {
+    return { phase: 'running', cause: 'SidecarFailed', message: sidecarMessage(sidecar) };
+  }
+  if (sidecar?.started === false) {
+    return {
+      phase: 'running',
+      cause: 'PodNotReady',
+      message: 'The program runs, and its sidecar is being started again.',
+    };
+  }
+  const message = patternMessage(pod, container) ?? ready?.message ?? 'The program runs and is not ready yet.';
+  return { phase: 'running', cause: 'PodNotReady', message };
+}
+
+/** The kubelet would name a condition or the sidecar, and the user knows only the pattern. */
+function patternMessage(pod: Pod, { containerID }: ContainerStatus): string | undefined {
+  const hasProbe = sidecarIn(pod)?.readinessProbe !== undefined && sidecarStatus(pod)?.ready === false;
+  const gate = viewLogPattern(pod, containerID);
+  if (!hasProbe && gate?.isMatched !== false) return undefined;
+  const condition = pod.status?.conditions?.find(({ type }) => type === logPatternGate);
+  return condition?.reason === 'PatternTooSlow'
+    ? (condition.message ?? '')
+    : 'The program runs, and no line of its log matches readiness.logPattern yet.';
+}
+
+function sidecarIn({ spec }: Pod): NonNullable<NonNullable<Pod['spec']>['initContainers']>[number] | undefined {
+  return spec?.initContainers?.find(({ name }) => name === sidecarContainer);
+}
+
+function sidecarStatus({ status }: Pod): ContainerStatus | undefined {
+  return status?.initContainerStatuses?.find(({ name }) => name === sidecarContainer);
+}
+
+function sidecarMessage({ state, lastState }: ContainerStatus): string {
+  const ended = lastState?.terminated;
+  const said = ended === undefined ? (state?.waiting?.message ?? '') : `It ended with exit code ${ended.exitCode}.`;
+  return `The sidecar cannot be kept running. ${said} Its log says why: container "${sidecarContainer}" of the pod.`;
+}
+
+/** The launcher says by this exit code, and in the termination message, that what it needs is not in the image. */
+function runtimeMissing(pod: Pod, { exitCode, message }: { exitCode: number; message?: string }): Finding | undefined {
+  if (exitCode !== runtimeMissingExitCode || sidecarStatus(pod) === undefined) return undefined;
+  const said = message?.trim();
   return {
-    phase: 'running',
-    cause: 'PodNotReady',
-    message: ready?.message ?? 'The program runs and is not ready yet.',
+    phase: pod.status?.phase === 'Failed' ? 'failed' : 'blocked',
+    cause: 'RuntimeMissing',
+    message:
+      said === undefined || said === ''
+        ? `The runtime cannot start the program (exit code ${exitCode}): the log says what the image lacks.`
+        : `${said.replace(/\.$/, '')}.`,
   };
 }
 
@@ -173,6 +266,8 @@ function waitingPhase(pod: Pod, waiting: { reason?: string; message?: string }):
   const reason = waiting.reason ?? 'Waiting';
   if (reason === 'CrashLoopBackOff') {
     const last = pod.status?.containerStatuses?.find(({ name }) => name === workloadContainer)?.lastState?.terminated;
+    const missing = last === undefined ? undefined : runtimeMissing(pod, last);
+    if (missing !== undefined) return missing;
     const ended = last === undefined ? 'The program ended.' : exitMessage(last);
     return { phase: 'crash-loop', cause: 'CrashLoop', message: `${ended} It is tried again after a pause.` };
   }
@@ -197,12 +292,16 @@ function unscheduled(pod: Pod): Finding | undefined {
 }
 
 function blockedInit(pod: Pod): Finding | undefined {
-  for (const { name, state } of pod.status?.initContainerStatuses ?? []) {
+  for (const container of pod.status?.initContainerStatuses ?? []) {
+    const { name, state } = container;
     const reason = state?.waiting?.reason;
     if (reason === undefined || (!blockedReasons.has(reason) && reason !== 'CrashLoopBackOff')) continue;
+    if (name === sidecarContainer && reason === 'CrashLoopBackOff') {
+      return { phase: 'blocked', cause: 'SidecarFailed', message: sidecarMessage(container) };
+    }
     return {
       phase: 'blocked',
-      cause: 'ContainerRejected',
+      cause: /Image|Pull/.test(reason) ? 'ImageUnavailable' : 'ContainerRejected',
       message: `Init container "${name}": ${state?.waiting?.message ?? reason}`,
     };
   }
@@ -212,21 +311,17 @@ function blockedInit(pod: Pod): Finding | undefined {
 /** A failed pod whose program never got to say why (evicted, preempted, refused by the kubelet) was lost; else the program failed. */
 function failure(pod: Pod, container: ContainerStatus | undefined): Finding {
   const { status } = pod;
-  const isDisrupted =
-    status?.conditions?.some(({ type, status: value }) => type === 'DisruptionTarget' && value === 'True') === true;
-  if (isDisrupted || (status?.reason !== undefined && status.reason !== 'DeadlineExceeded')) {
+  if (isTrue(pod, 'DisruptionTarget') || (status?.reason !== undefined && status.reason !== 'DeadlineExceeded')) {
     return {
       phase: 'lost',
       cause: 'PodLost',
-      message: `The pod was taken away: ${status.reason ?? 'disrupted'}. ${status.message ?? ''}`.trim(),
+      message: `The pod was taken away: ${status?.reason ?? 'disrupted'}. ${status?.message ?? ''}`.trim(),
     };
   }
   const terminated = container?.state?.terminated;
-  return {
-    phase: 'failed',
-    cause: 'Failed',
-    message: terminated === undefined ? (status?.message ?? 'The pod failed.') : exitMessage(terminated),
-  };
+  if (terminated === undefined)
+    return { phase: 'failed', cause: 'Failed', message: status?.message ?? 'The pod failed.' };
+  return runtimeMissing(pod, terminated) ?? { phase: 'failed', cause: 'Failed', message: exitMessage(terminated) };
 }
 
 function exitMessage(terminated: { exitCode: number; signal?: number; reason?: string }): string {

@@ -5,6 +5,11 @@
  * `name`, mounts under `mountPath`, tolerations under key and effect; every other list is replaced.
  */
 
+import { defaultDirectory } from '../../../sidecar/protocol.ts';
+import type { Runtime } from '../../api/v1alpha1/instance.ts';
+import { sidecarContainer, workloadContainer } from '../../names.ts';
+import { needsSidecar } from './sidecarpod.ts';
+
 type Json = Record<string, unknown>;
 
 /** Fields of the pod that have a field of their own in the Instance, or that would break what we promise. */
@@ -13,18 +18,70 @@ const reserved: readonly { path: readonly string[]; instead: string }[] = [
   { path: ['terminationGracePeriodSeconds'], instead: 'set spec.stop.gracePeriodSeconds instead' },
 ];
 
-/** What `podTemplate.spec` may not set, as sentences for the person who wrote it. */
-export function overlayFaults(overlay: Json): string[] {
+/** What `podTemplate.spec` may not set under this runtime, as sentences for the person who wrote it. */
+export function overlayFaults(overlay: Json, runtime: Runtime = 'kubernetes'): string[] {
   const faults = reserved
     .filter(({ path }) => valueAt(overlay, path) !== undefined)
     .map(({ path, instead }) => `podTemplate.spec.${path.join('.')} cannot be set: ${instead}`);
-  const containers = Array.isArray(overlay.containers) ? overlay.containers : [];
+  const containers = listAt(overlay, 'containers');
   if (containers.some((container) => !isObject(container) || typeof container.name !== 'string')) {
     faults.push(
       'podTemplate.spec.containers: each container needs a name; the program runs in the one named "instance"',
     );
   }
-  return faults;
+  return needsSidecar(runtime) ? [...faults, ...sidecarFaults(overlay)] : faults;
+}
+
+/** What would take the sidecar away or come between it and the program. */
+function sidecarFaults(overlay: Json): string[] {
+  const isNamed = (item: unknown): boolean => isObject(item) && typeof item.name === 'string';
+  const lists = ['containers', 'initContainers', 'volumes'].filter(
+    (field) => overlay[field] === null || (field !== 'containers' && !listAt(overlay, field).every(isNamed)),
+  );
+  const replaced = lists.map(
+    (field) =>
+      `podTemplate.spec.${field} must be a list in which each item has a name: under this runtime some are ours`,
+  );
+  const containers = [...listAt(overlay, 'containers'), ...listAt(overlay, 'initContainers')].filter(isObject);
+  const taken = containers.some(({ name }) => name === sidecarContainer)
+    ? [`podTemplate.spec: the container "${sidecarContainer}" is ours and cannot be changed`]
+    : [];
+  const volumes = listAt(overlay, 'volumes')
+    .filter(isObject)
+    .filter(({ name }) => isString(name) && name.startsWith(defaultDirectory.slice(1)))
+    .map(
+      ({ name }) => `podTemplate.spec.volumes: the name "${String(name)}" is taken under this runtime: choose another`,
+    );
+  const program = containers.find(({ name }) => name === workloadContainer) ?? {};
+  return [...replaced, ...taken, ...volumes, ...programFaults(program)];
+}
+
+function programFaults(program: Json): string[] {
+  const where = `podTemplate.spec.containers "${workloadContainer}"`;
+  const fields = [
+    'command',
+    'args',
+    'stdin',
+    'tty',
+    'lifecycle',
+    'image',
+    'terminationMessagePath',
+    'terminationMessagePolicy',
+  ]
+    .filter((field) => program[field] !== undefined)
+    .map((field) => `${where}: ${field} cannot be set under this runtime, where Ringmaster starts the program`);
+  const emptied = ['env', 'volumeMounts']
+    .filter((field) => program[field] === null)
+    .map((field) => `${where}: ${field} must be a list`);
+  const mounts = listAt(program, 'volumeMounts')
+    .map((mount) => (isObject(mount) ? mount.mountPath : undefined))
+    .filter((path) => isString(path) && (path === defaultDirectory || path.startsWith(`${defaultDirectory}/`)))
+    .map((path) => `${where}: mountPath "${String(path)}" is taken under this runtime: choose another`);
+  const variables = listAt(program, 'env')
+    .map((variable) => (isObject(variable) ? variable.name : undefined))
+    .filter((name) => isString(name) && name.startsWith('RINGMASTER_'))
+    .map((name) => `${where}: the variable "${String(name)}" is taken under this runtime: choose another name`);
+  return [...fields, ...emptied, ...mounts, ...variables];
 }
 
 export function mergeOverlay(base: Json, overlay: Json): Json {
@@ -65,6 +122,15 @@ function listKey(field: string): (item: unknown) => string | undefined {
 
 function valueAt(object: Json, path: readonly string[]): unknown {
   return path.reduce<unknown>((value, key) => (isObject(value) ? value[key] : undefined), object);
+}
+
+function listAt(object: Json, field: string): unknown[] {
+  const value = object[field];
+  return Array.isArray(value) ? value : [];
+}
+
+function isString(value: unknown): value is string {
+  return typeof value === 'string';
 }
 
 function isObject(value: unknown): value is Json {

@@ -174,3 +174,25 @@ test('plan: a pod lost right after it was made is not made again at once', () =>
   assert.deepEqual(decided.actions, []);
   assert.equal(decided.requeueAfterMs, 8000);
 });
+
+test('plan: while its runtime is off nothing is made, and what runs goes on', () => {
+  const runtimeFault = { reason: 'RuntimeDisabled', message: 'off' } as const;
+  const docker = makeInstance({ spec: { runtime: 'docker' } });
+  for (const pods of [[], [makePod(docker, { status: runningStatus })]]) {
+    const { actions, situation } = plan(observe(docker, pods, { runtimeFault }));
+    assert.deepEqual(actions, []);
+    assert.deepEqual(situation, { at: 'invalid', ...runtimeFault });
+  }
+});
+
+test('plan: a pod whose program never ran for the image of its sidecar is replaced when that image was changed', () => {
+  const instance = makeInstance({ spec: { runtime: 'process', command: ['a'] } });
+  const waiting = { reason: 'ImagePullBackOff', message: 'no' };
+  const initContainerStatuses = [containerStatus({ name: 'ringmaster-sidecar', state: { waiting } })];
+  const blocked = makePod(instance, { status: { phase: 'Pending', initContainerStatuses } });
+  const actionsFor = (pod: Pod, sidecarImage: string): string[] =>
+    plan(observe(instance, [pod], { sidecarImage })).actions.map(({ type }) => type);
+  assert.deepEqual(actionsFor(blocked, 'example.com/sidecar:1'), []);
+  assert.deepEqual(actionsFor(blocked, 'example.com/sidecar:2'), ['stop-pod']);
+  assert.deepEqual(actionsFor(makePod(instance, { status: runningStatus }), 'example.com/sidecar:2'), []);
+});

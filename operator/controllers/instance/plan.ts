@@ -6,6 +6,7 @@
  */
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { restartedAtAnnotation } from '../../names.ts';
+import type { Reason } from '../../names.ts';
 import { isOver } from './observe.ts';
 import type { PodView } from './observe.ts';
 import { overlayFaults } from './overlay.ts';
@@ -18,6 +19,10 @@ export interface Observed {
   readonly hasService: boolean;
   readonly wantsService: boolean;
   readonly nowMs: number;
+  /** Image that a sidecar gets now. */
+  readonly sidecarImage?: string | undefined;
+  /** Why its runtime cannot be had here at all. */
+  readonly runtimeFault?: { readonly reason: Reason; readonly message: string } | undefined;
 }
 
 export type Action =
@@ -37,7 +42,7 @@ export type Action =
 /** What the Instance is at, for the status. */
 export type Situation =
   | { readonly at: 'stopping' | 'stopped' | 'deleted' }
-  | { readonly at: 'invalid'; readonly message: string }
+  | { readonly at: 'invalid'; readonly reason: Reason; readonly message: string }
   | { readonly at: 'starting'; readonly message: string }
   /** Its pod is overdue on a node that does not answer. */
   | { readonly at: 'lost'; readonly message: string }
@@ -98,16 +103,22 @@ function planStopped(pods: readonly PodView[], newest: PodView | undefined): Dec
 }
 
 function planRunning(observed: Observed, newest: PodView | undefined): Decision {
-  const faults = overlayFaults(observed.instance.spec.podTemplate?.spec ?? {});
-  if (faults.length > 0)
-    return { actions: [], situation: { at: 'invalid', message: `${faults.join('. ')}.` }, pod: newest };
+  const fault = findFault(observed);
+  if (fault !== undefined) return { actions: [], situation: { at: 'invalid', ...fault }, pod: newest };
   if (newest === undefined) return planFirst(observed);
   if (newest.deletionDueMs !== undefined) return planTerminating(observed, newest);
-  if (isOutdated(observed.instance, newest)) return planReplacement(observed, newest);
+  if (isOutdated(observed.instance, newest) || isStuck(observed, newest)) return planReplacement(observed, newest);
   if (newest.phase === 'lost') return planLost(observed, newest);
   const leftovers =
     newest.phase === 'running' ? observed.pods.filter((pod) => pod !== newest && pod.deletionDueMs === undefined) : [];
   return { actions: leftovers.map((pod) => ({ type: 'remove-pod', pod })), situation: { at: 'pod' }, pod: newest };
+}
+
+/** Why no pod can be made of it. What runs already goes on. */
+function findFault({ instance, runtimeFault }: Observed): { reason: Reason; message: string } | undefined {
+  if (runtimeFault !== undefined) return runtimeFault;
+  const faults = overlayFaults(instance.spec.podTemplate?.spec ?? {}, instance.spec.runtime);
+  return faults.length === 0 ? undefined : { reason: 'InvalidSpec', message: `${faults.join('. ')}.` };
 }
 
 function planFirst(observed: Observed): Decision {
@@ -207,6 +218,11 @@ function stopAll(pods: readonly PodView[], because: 'stopped' | 'replaced' | 'de
 function isOutdated(instance: Instance, pod: PodView): boolean {
   const restartedAt = instance.metadata.annotations?.[restartedAtAnnotation];
   return pod.hash !== podHash(instance.spec) || (restartedAt !== undefined && pod.restartedAt !== restartedAt);
+}
+
+/** Its program never ran, and the image of its sidecar is no longer the one of this installation: perhaps that was what it waits for. */
+function isStuck({ sidecarImage }: Observed, { phase, hasStarted, sidecarImage: own }: PodView): boolean {
+  return phase === 'blocked' && !hasStarted && own !== undefined && sidecarImage !== undefined && own !== sidecarImage;
 }
 
 function newestPod(pods: readonly PodView[]): PodView | undefined {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { makeInstance } from '../../testing/objects.ts';
 import { buildPod, podHash, podName } from './pod.ts';
 
@@ -75,4 +76,25 @@ test('podHash: stays what it was, or an upgrade of the operator would restart ev
 
 test('podName: fits into 63 characters with the longest name and a million pods', () => {
   assert.ok(podName(makeInstance({ metadata: { name: 'a'.repeat(48) } }), 'a1b2c3', 1_000_000).length <= 63);
+});
+
+test('podHash: logs count where a sidecar keeps them, and their defaults never do', () => {
+  const hash = (spec: Partial<InstanceSpec>): string => podHash(makeInstance({ spec }).spec);
+  const inSidecar: Partial<InstanceSpec> = { runtime: 'process', command: ['a'] };
+  const defaults = { retainBytes: 67_108_864, mirrorToStdout: true };
+  assert.equal(hash({ logs: { retainBytes: '1Gi', mirrorToStdout: false } }), hash({}));
+  assert.equal(hash({ ...inSidecar, logs: defaults }), hash(inSidecar));
+  assert.notEqual(hash({ ...inSidecar, logs: { ...defaults, retainBytes: '1Gi' } }), hash(inSidecar));
+});
+
+test('buildPod: readiness.logPattern is a gate of the pod and no probe of the container', () => {
+  const readiness = { logPattern: 'Done \\(', periodSeconds: 5, timeoutSeconds: 1, failureThreshold: 3 };
+  const { spec } = buildPod(makeInstance({ spec: { readiness } }), { id: 'a1b2c3', sequence: 1 });
+  assert.deepEqual(spec?.readinessGates, [{ conditionType: 'ringmaster.dev/log-pattern' }]);
+  assert.equal(spec.containers[0]?.readinessProbe, undefined);
+});
+
+test('buildPod: a runtime with a sidecar is refused without one', () => {
+  const instance = makeInstance({ spec: { runtime: 'process', command: ['a'] } });
+  assert.throws(() => buildPod(instance, { id: 'a1b2c3', sequence: 1 }), /needs a sidecar/);
 });

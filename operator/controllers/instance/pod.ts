@@ -1,10 +1,12 @@
 /** The pod of an Instance. Pure: the same Instance gives the same pod. */
 import { createHash } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { instanceSpec } from '../../api/v1alpha1/instance.ts';
 import {
   idLabel,
   instanceLabel,
+  logPatternGate,
   managedBy,
   managedByLabel,
   podHashAnnotation,
@@ -13,8 +15,12 @@ import {
   workloadContainer,
 } from '../../names.ts';
 import type { Pod } from '../../runtime/client.ts';
+import { drainSeconds } from './dockerpod.ts';
 import { mergeOverlay } from './overlay.ts';
 import { ownerReference } from './owner.ts';
+import { throughSidecar } from './runtimepod.ts';
+import type { SidecarContext } from './sidecarpod.ts';
+import { logSettings, needsSidecar } from './sidecarpod.ts';
 
 /** Fields that change how a running pod is treated, but not the pod. */
 const notInPod = ['desiredState', 'service'] as const;
@@ -33,7 +39,9 @@ export function podName(instance: Instance, id: string, sequence: number): strin
  */
 export function podHash(spec: InstanceSpec): string {
   const relevant = Object.fromEntries(
-    Object.entries(spec).filter(([key]) => !(notInPod as readonly string[]).includes(key)),
+    Object.entries({ ...spec, logs: relevantLogs(spec) }).filter(
+      ([key]) => !(notInPod as readonly string[]).includes(key),
+    ),
   );
   return createHash('sha256')
     .update(canonical(withoutDefaults(relevant)))
@@ -41,7 +49,19 @@ export function podHash(spec: InstanceSpec): string {
     .slice(0, 16);
 }
 
-export function buildPod(instance: Instance, identity: { id: string; sequence: number }): Pod {
+/** Under `kubernetes` nothing of it counts; elsewhere, saying what is the default anyway changes nothing. */
+function relevantLogs(spec: InstanceSpec): object | undefined {
+  if (!needsSidecar(spec.runtime)) return undefined;
+  const settings = logSettings(spec);
+  return isDeepStrictEqual(settings, logSettings({ ...spec, logs: undefined })) ? undefined : settings;
+}
+
+/** `sidecar` is needed by every runtime but `kubernetes`; without it they throw a TypeError. */
+export function buildPod(
+  instance: Instance,
+  identity: { id: string; sequence: number },
+  sidecar?: SidecarContext,
+): Pod {
   const { spec } = instance;
   const template = spec.podTemplate;
   const restartedAt = instance.metadata.annotations?.[restartedAtAnnotation];
@@ -60,7 +80,9 @@ export function buildPod(instance: Instance, identity: { id: string; sequence: n
       },
       ownerReferences: [ownerReference(instance)],
     },
-    spec: mergeOverlay(podSpec(instance, identity.id), template?.spec ?? {}) as unknown as NonNullable<Pod['spec']>,
+    spec: mergeOverlay(podSpec(instance, identity.id, sidecar), template?.spec ?? {}) as unknown as NonNullable<
+      Pod['spec']
+    >,
   };
 }
 
@@ -73,13 +95,32 @@ export function gracePeriodSeconds(spec: InstanceSpec): number {
   return spec.stop?.gracePeriodSeconds ?? 30;
 }
 
-function podSpec(instance: Instance, id: string): Record<string, unknown> {
-  const { spec } = instance;
+function podSpec(instance: Instance, id: string, context: SidecarContext | undefined): Record<string, unknown> {
+  const plain = plainSpec(instance, id);
+  if (!needsSidecar(instance.spec.runtime)) return plain;
+  if (context === undefined) {
+    throw new TypeError(
+      `Cannot build a pod: the runtime "${instance.spec.runtime}" needs a sidecar, and none was given`,
+    );
+  }
+  return throughSidecar(plain, { instance, id, graceSeconds: gracePeriodSeconds(instance.spec), context });
+}
+
+/** With a stop command, once for it and once for SIGTERM: Kubernetes counts from the deletion, its preStop hook included. */
+function terminationSeconds(spec: InstanceSpec): number {
   const grace = gracePeriodSeconds(spec);
+  return (spec.stop?.command === undefined ? grace : 2 * grace) + (spec.runtime === 'docker' ? drainSeconds : 0);
+}
+
+function plainSpec(
+  instance: Instance,
+  id: string,
+): Record<string, unknown> & { containers: Record<string, unknown>[] } {
+  const { spec } = instance;
+  const isGated = spec.runtime === 'kubernetes' && spec.readiness?.logPattern !== undefined;
   return {
     restartPolicy: spec.restartPolicy,
-    // Kubernetes counts the preStop hook into the grace period: with a stop command, once for it and once for SIGTERM.
-    terminationGracePeriodSeconds: spec.stop?.command === undefined ? grace : 2 * grace,
+    terminationGracePeriodSeconds: terminationSeconds(spec),
     automountServiceAccountToken: false,
     enableServiceLinks: false,
     securityContext: { seccompProfile: { type: 'RuntimeDefault' } },
@@ -89,7 +130,11 @@ function podSpec(instance: Instance, id: string): Record<string, unknown> {
       effect: 'NoExecute',
       tolerationSeconds: nodeLostTolerationSeconds,
     })),
-    ...present({ imagePullSecrets: spec.imagePullSecrets, volumes: spec.volumes }),
+    ...present({
+      imagePullSecrets: spec.imagePullSecrets,
+      volumes: spec.volumes,
+      readinessGates: isGated ? [{ conditionType: logPatternGate }] : undefined,
+    }),
     containers: [container(instance, id)],
   };
 }
@@ -109,7 +154,7 @@ function container(instance: Instance, id: string): Record<string, unknown> {
       envFrom: spec.envFrom,
       resources: spec.resources,
       volumeMounts: spec.volumeMounts,
-      readinessProbe: spec.readiness,
+      readinessProbe: spec.readiness?.logPattern === undefined ? spec.readiness : undefined,
       ports: spec.ports?.map(({ port, ...rest }) => ({ ...rest, containerPort: port })),
     }),
     env: [

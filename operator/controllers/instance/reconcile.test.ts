@@ -15,11 +15,13 @@ import { FakeClient } from '../../testing/client.ts';
 import { FakeClock } from '../../testing/clock.ts';
 import { withFaults } from '../../testing/faults.ts';
 import type { Fault } from '../../testing/faults.ts';
-import { containerStatus, runningStatus } from '../../testing/objects.ts';
+import { containerStatus, runningStatus, sidecarContext } from '../../testing/objects.ts';
 import type { Caches } from './gather.ts';
 import { indexedId } from './gather.ts';
 import { ownerName } from './owner.ts';
 import { InstanceReconciler } from './reconcile.ts';
+import type { InstanceReconcilerOptions } from './reconcile.ts';
+import { SidecarKeys, secrets } from './sidecarkeys.ts';
 import { Stopper } from './stopper.ts';
 
 const ref = { namespace: 'games', name: 'lobby' };
@@ -35,11 +37,12 @@ class World {
   reconciler = this.start();
 
   /** A new process: nothing is remembered. */
-  start(client: Client = this.server): InstanceReconciler {
+  start(client: Client = this.server, more: Partial<InstanceReconcilerOptions> = {}): InstanceReconciler {
     this.client = client;
     const stopper = new Stopper({ client, clock: this.clock, log: createSilentLogger(), signal });
     const events = { record: (_: unknown, { reason }: { reason: string }) => this.events.push(reason) };
-    this.reconciler = new InstanceReconciler({ client, caches: this.#caches(), stopper, events, clock: this.clock });
+    const caches = this.#caches();
+    this.reconciler = new InstanceReconciler({ client, caches, stopper, events, clock: this.clock, ...more });
     return this.reconciler;
   }
 
@@ -313,4 +316,92 @@ test('reconcile: an evicted pod is replaced, and removed once its successor runs
     ['-2'],
   );
   assert.equal(world.instance.status.state, 'ONLINE');
+});
+
+/** An operator that was set up for sidecars; docker is off. */
+function sidecarWorld(client?: (server: FakeClient) => Client): World {
+  const world = new World();
+  const through = client?.(world.server) ?? world.server;
+  const keys = new SidecarKeys({
+    client: through,
+    namespace: 'ringmaster-system',
+    secretName: 'master-key',
+    randomBytes: (size) => new Uint8Array(size).fill(7),
+    clock: world.clock,
+    log: createSilentLogger(),
+  });
+  const { settings } = sidecarContext;
+  const docker = { ...settings.docker, isEnabled: false };
+  world.start(through, { sidecars: { settings: { ...settings, docker }, keys } });
+  return world;
+}
+
+const stalledOf = ({ status }: Instance): string | undefined => {
+  const stalled = status?.conditions?.find(({ type }) => type === 'Stalled');
+  return stalled?.status === 'True' ? stalled.reason : undefined;
+};
+
+test('reconcile: under a runtime with a sidecar the key is there before the pod, and the pod names it', async () => {
+  const world = sidecarWorld();
+  await world.create({ runtime: 'process', command: ['/server'] });
+  await world.settle();
+  const order = world.server.writes.filter(({ verb }) => verb === 'create').map(({ kind }) => kind);
+  assert.deepEqual(order, ['Instance', 'Secret', 'Secret', 'Pod']);
+  const [pod] = world.pods;
+  const key = pod?.spec?.volumes?.find(({ name }) => name === 'ringmaster-key')?.secret?.secretName ?? '';
+  assert.ok(world.server.peek(secrets, { namespace: 'games', name: key }));
+  await world.podStatus({ ...runningStatus, phase: 'Running' });
+  await world.settle();
+  assert.equal(world.instance.status?.state, 'ONLINE');
+  assert.equal(world.instance.status.podIP, '10.0.0.7');
+});
+
+test('reconcile: docker is off until somebody turns it on, then the same Instance runs', async () => {
+  const world = sidecarWorld();
+  await world.create({ runtime: 'docker', ports: [{ name: 'game', port: 1, protocol: 'TCP' }] });
+  await world.settle();
+  assert.equal(stalledOf(world.instance), 'RuntimeDisabled');
+  const message = world.instance.status?.conditions?.find(({ type }) => type === 'Stalled')?.message ?? '';
+  assert.match(message, /runtimes\.docker\.enabled/);
+  assert.deepEqual(world.pods, []);
+  assert.deepEqual(world.server.peekAll(services), []);
+  assert.deepEqual(world.server.peekAll(secrets), []);
+  const keys = { ensure: () => Promise.resolve('key') };
+  world.start(world.server, { sidecars: { settings: sidecarContext.settings, keys } });
+  await world.settle();
+  assert.equal(world.pods.length, 1);
+  assert.equal(stalledOf(world.instance), undefined);
+  assert.deepEqual(world.server.peekAll(services), [], 'no Service reaches the container of the Engine');
+});
+
+test('reconcile: an operator without an image for the sidecar says so', async () => {
+  const world = new World();
+  await world.create({ runtime: 'tmux', command: ['/server'] });
+  await world.settle();
+  assert.equal(stalledOf(world.instance), 'RuntimeDisabled');
+  assert.deepEqual(world.pods, []);
+});
+
+test('reconcile: a master key that cannot be read is said, tried again, and then the pod is made', async () => {
+  const forbidden = new ApiError({ code: 403, reason: 'Forbidden', message: 'secrets is forbidden' });
+  const rule: Fault = { verb: 'get', resource: 'secrets', action: { fail: forbidden } };
+  const world = sidecarWorld((server) => withFaults(server, new FakeClock(), [rule]));
+  await world.create({ runtime: 'process', command: ['/server'] });
+  const { requeueAfterMs } = await world.pass();
+  assert.equal(requeueAfterMs, 30_000);
+  assert.equal(stalledOf(world.instance), 'MasterKeyUnavailable');
+  assert.deepEqual(world.pods, []);
+  await world.settle();
+  assert.equal(world.pods.length, 1);
+  assert.equal(stalledOf(world.instance), undefined);
+});
+
+test('reconcile: a pattern that cannot be used is said before there is a pod', async () => {
+  const world = new World();
+  world.start(world.server, { patterns: { check: () => Promise.resolve('it is too large') } });
+  const times = { periodSeconds: 5, timeoutSeconds: 1, failureThreshold: 3 };
+  await world.create({ readiness: { logPattern: 'x{1000}', ...times } });
+  await world.settle();
+  assert.equal(stalledOf(world.instance), 'InvalidSpec');
+  assert.deepEqual(world.pods, []);
 });

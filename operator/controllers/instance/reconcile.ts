@@ -4,7 +4,8 @@
  *   gather.ts   what is known: the Instance, its pods, its Service     plan.ts    what to do
  *   observe.ts  what a pod's status means                             act.ts     does it
  *   pod.ts, service.ts, overlay.ts, id.ts   the objects and the id    stopper.ts the graceful stop
- *                                                                     status.ts  what to say of it
+ *   runtimepod.ts, sidecarpod.ts, dockerpod.ts   pods with a sidecar    status.ts  what to say of it
+ *   sidecarkeys.ts  their keys                                        logpattern.ts  readiness by a line of the log
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { Instance, InstanceStatus } from '../../api/v1alpha1/instance.ts';
@@ -14,11 +15,13 @@ import type { Reason } from '../../names.ts';
 import type { Client, KubernetesObject } from '../../runtime/client.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { Actor } from './act.ts';
-import type { Acted, EventSink } from './act.ts';
+import type { Acted, EventSink, PatternChecker, SidecarSupport } from './act.ts';
 import { gather } from './gather.ts';
 import type { Caches, Gathered } from './gather.ts';
+import type { LogPatternGates } from './logpattern.ts';
 import { plan } from './plan.ts';
 import type { Plan } from './plan.ts';
+import type { SidecarSettings } from './sidecarpod.ts';
 import { buildStatus } from './status.ts';
 import type { Stopper } from './stopper.ts';
 
@@ -31,6 +34,10 @@ export interface InstanceReconcilerOptions {
   readonly stopper: Stopper;
   readonly events: EventSink;
   readonly clock: Clock;
+  /** Absent: only the runtime kubernetes can be had. */
+  readonly sidecars?: SidecarSupport | undefined;
+  readonly patterns?: PatternChecker | undefined;
+  readonly gates?: LogPatternGates | undefined;
 }
 
 export class InstanceReconciler {
@@ -39,6 +46,8 @@ export class InstanceReconciler {
   readonly #events: EventSink;
   readonly #clock: Clock;
   readonly #actor: Actor;
+  readonly #sidecar: SidecarSettings | undefined;
+  readonly #gates: LogPatternGates | undefined;
   /** Ids given by this process that the cache may not show yet, by Instance uid. */
   readonly #assignedIds = new Map<string, string>();
 
@@ -48,15 +57,25 @@ export class InstanceReconciler {
     this.#events = options.events;
     this.#clock = options.clock;
     this.#actor = new Actor(options);
+    this.#sidecar = options.sidecars?.settings;
+    this.#gates = options.gates;
   }
 
   /** One pass over the Instance `namespace/name`. Throws what is worth another try. */
   async reconcile(key: string, signal: AbortSignal): Promise<{ requeueAfterMs?: number }> {
-    const gathered = gather(this.#caches, key, { nowMs: this.#clock.now(), assignedIds: this.#assignedIds });
-    if (gathered === undefined) return {};
+    const gathered = gather(this.#caches, key, {
+      nowMs: this.#clock.now(),
+      assignedIds: this.#assignedIds,
+      sidecar: this.#sidecar,
+    });
+    if (gathered === undefined) {
+      this.#gates?.forget(key);
+      return {};
+    }
     const { instance } = gathered.observed;
     this.#remember(instance, gathered.id);
     const decided = plan(gathered.observed);
+    this.#gates?.sync(key, instance, decided.pod);
     if (instance.metadata.deletionTimestamp === undefined) await this.#claim(instance, gathered.id, signal);
     const acted = await this.#actor.act(gathered, decided.actions, signal);
     if (acted.isFinalizerGone) this.#assignedIds.delete(instance.metadata.uid ?? '');

@@ -9,7 +9,8 @@ import { podLabels } from './pod.ts';
 export function buildService(instance: Instance, id: string): Service | undefined {
   const { ports = [], service } = instance.spec;
   const type = service?.type ?? 'ClusterIP';
-  if (ports.length === 0 || type === 'None') return undefined;
+  // The Engine's container does not belong to the pod: no Service reaches it.
+  if (ports.length === 0 || type === 'None' || instance.spec.runtime === 'docker') return undefined;
   return {
     apiVersion: 'v1',
     kind: 'Service',

@@ -137,3 +137,38 @@ test('buildStatus: a pod that goes is named as ending, and as unstarted only whi
   const late = goingPod({ phase: 'Running', containerStatuses: [ran] });
   assert.deepEqual(sequencesOf(late, { endingPodSequence: 1, unstartedPodSequence: 1 }), [1, undefined]);
 });
+
+test('status: the address of the pod is said while somebody may answer there, and not when it may be another pod', () => {
+  const over = { ...runningStatus, phase: 'Failed', podIP: '10.0.0.7' };
+  assert.equal(statusOf({ pod: runningStatus }).podIP, '10.0.0.7');
+  assert.equal(statusOf({ pod: { phase: 'Pending', podIP: '10.0.0.7' } }).podIP, undefined);
+  assert.equal(statusOf({ pod: over }).podIP, undefined);
+});
+
+test('status: a program of the Docker Engine is reached at the node, under its own number if there is no other', () => {
+  const ports = [{ name: 'game', port: 25565, protocol: 'TCP' as const }];
+  const instance = makeInstance({ spec: { runtime: 'docker', ports } });
+  const { hostAddress, port } = statusOf({ instance, pod: runningStatus });
+  assert.deepEqual({ hostAddress, port }, { hostAddress: '10.1.0.1', port: 25565 });
+});
+
+test('status: what the image or the installation lacks is a reason of its own', () => {
+  const instance = makeInstance({ spec: { runtime: 'screen', command: ['a'] } });
+  const sidecar = containerStatus({ name: 'ringmaster-sidecar', started: true, state: { running: {} } });
+  const terminated = { exitCode: 78, message: 'Cannot start the runtime "screen": no' };
+  const pod = (phase: string, state: object): Pod['status'] => ({
+    phase,
+    initContainerStatuses: [sidecar],
+    containerStatuses: [containerStatus({ state, lastState: { terminated } })],
+  });
+  const waiting = summary(statusOf({ instance, pod: pod('Running', { waiting: { reason: 'CrashLoopBackOff' } }) }));
+  assert.equal(
+    waiting,
+    'CREATING Ready=False/RuntimeMissing Reconciling=False/RuntimeMissing Stalled=True/RuntimeMissing',
+  );
+  const ended = summary(statusOf({ instance, pod: pod('Failed', { terminated }) }));
+  assert.equal(
+    ended,
+    'STOPPED Ready=False/RuntimeMissing Reconciling=False/RuntimeMissing Stalled=True/RuntimeMissing',
+  );
+});

@@ -55,6 +55,7 @@ export function buildStatus(input: StatusInput): InstanceStatus {
     ...handledRestart(instance, { pod, isNew: created !== undefined }),
     // Said with the first news of the container, not before: one write less for each start.
     ...(pod?.nodeName === undefined || pod.phase === 'pending' ? {} : { nodeName: pod.nodeName }),
+    ...podAddress(pod),
     ...address(instance, pod),
     ...(instance.metadata.generation === undefined ? {} : { observedGeneration: instance.metadata.generation }),
     conditions: buildConditions(input, verdict),
@@ -105,7 +106,7 @@ function judge(input: StatusInput): Verdict {
       return underWay(before === 'STOPPED' ? 'OFFLINE' : before, 'Stopping', 'The program is being stopped.');
     case 'invalid':
       return stalled(plan.pod?.isReady === true ? 'ONLINE' : 'CREATING', {
-        reason: 'InvalidSpec',
+        reason: situation.reason,
         message: situation.message,
       });
     case 'starting':
@@ -129,19 +130,21 @@ function judgePod(instance: Instance, pod: PodView): Verdict {
     case 'crash-loop':
       return stalled('OFFLINE', { reason: 'CrashLoop', message });
     case 'blocked':
-      return stalled('CREATING', {
-        reason: pod.cause === 'ImageUnavailable' ? 'ImageUnavailable' : 'PodRejected',
-        message,
-      });
+      return stalled('CREATING', { reason: blockedReason(pod), message });
     case 'pending':
       return underWay('CREATING', pod.cause === 'Unschedulable' ? 'Unschedulable' : 'PodPending', message);
     case 'succeeded':
       return atRest('STOPPED', 'Completed', message);
     case 'failed':
-      return stalled('STOPPED', { reason: 'Failed', message });
+      return stalled('STOPPED', { reason: pod.cause === 'RuntimeMissing' ? 'RuntimeMissing' : 'Failed', message });
     case 'lost':
       return underWay('OFFLINE', 'PodLost', message);
   }
+}
+
+function blockedReason({ cause }: PodView): Reason {
+  const causes = ['ImageUnavailable', 'RuntimeMissing', 'SidecarFailed'] as const;
+  return causes.find((known) => known === cause) ?? 'PodRejected';
 }
 
 /** Once it was ready in this pod, or had to be started again in it, a program that is not ready is out of reach and no longer on its way. */
@@ -149,7 +152,8 @@ function notReady(instance: Instance, pod: PodView, message: string): Verdict {
   const { status } = instance;
   const wasReady = status?.podName === pod.name && (status.state === 'ONLINE' || status.state === 'OFFLINE');
   const state = wasReady || pod.restarts > 0 ? 'OFFLINE' : 'CREATING';
-  return underWay(state, pod.cause === 'NodeLost' ? 'NodeLost' : 'PodNotReady', message);
+  const causes = ['NodeLost', 'SidecarFailed'] as const;
+  return underWay(state, causes.find((known) => known === pod.cause) ?? 'PodNotReady', message);
 }
 
 /** The program ran to its end and its pod is gone: what was known stays. */
@@ -171,10 +175,17 @@ function stalled(state: State, stall: Stall): Verdict {
   return { state, ready: false, isReconciling: false, isStalled: true, ...stall };
 }
 
+/** Nobody answers there before the first container has started, nor when the pod is over, and then it may be another pod's. */
+function podAddress(pod: PodView | undefined): Pick<InstanceStatus, 'podIP'> {
+  if (pod?.podIp === undefined || pod.phase === 'pending' || isOver(pod)) return {};
+  return { podIP: pod.podIp };
+}
+
 function address(instance: Instance, pod: PodView | undefined): Pick<InstanceStatus, 'hostAddress' | 'port'> {
   const primary = instance.spec.ports?.[0];
   const started = pod?.phase === 'pending' ? undefined : pod;
-  const host = primary?.hostPort === undefined ? started?.podIp : started?.hostIp;
+  const isOnNode = primary?.hostPort !== undefined || instance.spec.runtime === 'docker';
+  const host = isOnNode ? started?.hostIp : started?.podIp;
   const port = primary?.hostPort ?? primary?.port;
   return { ...(host === undefined ? {} : { hostAddress: host }), ...(port === undefined ? {} : { port }) };
 }

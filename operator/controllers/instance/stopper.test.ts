@@ -79,3 +79,17 @@ test('stopper: a pod with another container keeps its whole grace period', async
   await done;
   assert.deepEqual(calls, ['delete gracefully', 'command']);
 });
+
+test('stopper: under a runtime with a launcher the pod is deleted, and nothing else is done', async () => {
+  const calls: string[] = [];
+  const client: Partial<Client> = { remove: () => Promise.resolve(void calls.push('delete')) };
+  const clock = new FakeClock();
+  const { signal } = new AbortController();
+  const stopper = new Stopper({ client: client as Client, clock, log: createSilentLogger(), signal });
+  const instance = makeInstance({
+    spec: { runtime: 'process', command: ['a'], stop: { command: 'stop', gracePeriodSeconds: 10 } },
+  });
+  const { command } = await stopper.stop(instance, viewPod(makePod(instance, { status: runningStatus })));
+  assert.equal(command, 'none');
+  assert.deepEqual(calls, ['delete']);
+});

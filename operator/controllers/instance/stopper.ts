@@ -1,5 +1,6 @@
 /**
- * Stops pods gracefully: the stop command, then SIGTERM, then the grace period.
+ * Stops pods gracefully: the stop command, then SIGTERM, then the grace period. Under every runtime but `kubernetes` the launcher in the pod does
+ * all of it, and there is only the pod to delete. The rest of this page is about `kubernetes`.
  *
  * Deleting a pod sends SIGTERM at once, and a program that a stop command ended in a pod that is not being deleted would be started again.
  * So the pod is deleted first, its `preStop` sleep (pod.ts) holds SIGTERM back, and meanwhile the command is written to the program's
@@ -53,7 +54,9 @@ export class Stopper {
     const ref = { namespace: instance.metadata.namespace ?? '', name: pod.name };
     const command = instance.spec.stop?.command;
     if (pod.deletionDueMs === undefined) await this.#client.remove(pods, ref, { uid: pod.uid, signal: this.#signal });
-    if (command === undefined || pod.phase !== 'running') return { command: 'none' };
+    // Under the other runtimes the launcher in the pod writes it, on SIGTERM.
+    const isOurs = command !== undefined && instance.spec.runtime === 'kubernetes';
+    if (!isOurs || pod.phase !== 'running') return { command: 'none' };
     if (pod.isStopCommandSent) {
       this.#finishInBackground(ref, pod);
       return { command: 'none' };
