@@ -7,6 +7,16 @@ export const errorCodes = {
   CURSOR_INVALID: { status: 400, closeCode: 1008 },
   /** The log source cannot be read now; retried. */
   LOG_SOURCE_UNAVAILABLE: { status: 503, closeCode: 1013 },
+  /** No program runs that could read standard input. */
+  NOT_RUNNING: { status: 409, closeCode: 1013 },
+  /** Too many lines wait for the same program's standard input; nothing was typed. */
+  STDIN_OVERLOADED: { status: 503, closeCode: 1013 },
+  /** The program's standard input cannot be reached now; nothing was typed. */
+  STDIN_UNAVAILABLE: { status: 503, closeCode: 1013 },
+  /** The program does not read its standard input, which is full. */
+  STDIN_FULL: { status: 504, closeCode: 1013 },
+  /** The connection to standard input broke: whether the line was typed is unknown, so it is not sent again. */
+  STDIN_UNCERTAIN: { status: 502, closeCode: 1013 },
   INTERNAL: { status: 500, closeCode: 1011 },
 } as const satisfies Record<string, { status: number; closeCode: number }>;
 

@@ -5,17 +5,21 @@ import type { Instance } from './api/v1alpha1/instance.ts';
 import { instances } from './api/v1alpha1/instance.ts';
 import { masterEnvironment, readEnvironment } from './environment.ts';
 import { createHub } from './logs/hub.ts';
-import { createKubernetesLogSource } from './logs/sources/kubernetes.ts';
-import type { LogSource } from './logs/source.ts';
 import { Directory } from './master/directory.ts';
 import { createKeyTable } from './master/keys.ts';
 import { systemTimers } from './master/ports.ts';
 import type { Limits, TailResult } from './master/ports.ts';
 import { createServer } from './master/server.ts';
+import { createSources } from './master/sources.ts';
+import { createStdinWriter } from './master/stdin.ts';
+import { createTypist } from './master/typist.ts';
 import { observeHub, observeSource } from './observers.ts';
 import { cacheOptions, startProcess } from './process.ts';
 import { systemClock } from './runtime/clock.ts';
 import { InformerSet } from './runtime/informerset.ts';
+import { createSidecarClient } from './sidecar/client.ts';
+import type { SidecarClient } from './sidecar/client.ts';
+import { createMasterKey } from './sidecar/masterkey.ts';
 
 const settings = readEnvironment(masterEnvironment, process.env);
 const parts = startProcess({
@@ -36,12 +40,20 @@ keyCache.onChange((_, previous, next) => {
   noteKey(previous, next);
 });
 
+const sidecars = await createSidecars(settings.RINGMASTER_MASTER_KEY_FILE);
+const sourceFor = createSources({
+  ...{ client, sidecars, directory, log },
+  clock: systemClock,
+  random: Math.random,
+  observer: observeSource(metrics),
+});
 const hub = createHub({ sourceFor, clock: systemClock, observer: observeHub(metrics) });
 const server = createServer({
   port: settings.RINGMASTER_PORT,
   hub,
   directory,
   tails: { tail: (uid, lines, signal) => readTail(uid, lines, signal) },
+  typist: createTypist(createStdinWriter({ client, sidecars, directory, log })),
   keys,
   metrics,
   log,
@@ -59,21 +71,21 @@ log.info({ port: settings.RINGMASTER_PORT }, 'Serving');
 await untilAborted(stop);
 await server.drain();
 hub.close();
+sidecars?.close();
 keys.close();
 watching.abort();
 await Promise.all(running);
 log.info('Ended');
 
-function sourceFor(instanceUid: string): LogSource {
-  return createKubernetesLogSource({
-    client,
-    target: directory.watchTarget(instanceUid),
-    instanceUid,
-    clock: systemClock,
-    random: Math.random,
-    log,
-    observer: observeSource(metrics),
-  });
+/** Undefined without a key. A key that is there but cannot be used ends the start. */
+async function createSidecars(keyPath: string | undefined): Promise<SidecarClient | undefined> {
+  if (keyPath === undefined) {
+    log.warn('RINGMASTER_MASTER_KEY_FILE is not set: only Instances of the runtime kubernetes are served');
+    return undefined;
+  }
+  const masterKey = createMasterKey(keyPath);
+  await masterKey.read();
+  return createSidecarClient({ masterKey });
 }
 
 async function readTail(instanceUid: string, count: number, signal: AbortSignal): Promise<TailResult> {

@@ -20,6 +20,7 @@ export interface SocketMetrics {
   readonly bytesSent: Counter;
   readonly httpRequests: Counter<'route' | 'status'>;
   readonly httpSeconds: Histogram<'route'>;
+  readonly commandsTyped: Counter<'runtime' | 'result'>;
 }
 
 /** What the log hub counts. */
@@ -118,6 +119,12 @@ function socketMetrics(registers: Registry[]): SocketMetrics {
       help: 'Time from a complete request header to the end of the response.',
       labelNames: ['route'] as const,
       buckets: requestSecondsBuckets,
+      registers,
+    }),
+    commandsTyped: new Counter({
+      name: 'ringmaster_master_commands_typed_total',
+      help: 'Lines for the standard input of programs, by runtime and by what came of them (ok, or the code of the fault).',
+      labelNames: ['runtime', 'result'] as const,
       registers,
     }),
   };

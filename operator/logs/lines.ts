@@ -29,9 +29,18 @@ export class LineSplitter {
   #carry: Buffer[] = [];
   #carryBytes = 0;
   #isContinuation = false;
+  #lineEndBytes = 0;
 
   constructor(options: LineSplitterOptions) {
     this.#options = options;
+  }
+
+  /**
+   * While `onLine` runs: bytes of the line end behind the given line, which were dropped. 1 or 2; 0 for a piece that the rest of its line
+   * follows. What `finish()` gives has no line end, but may have a dropped `\r`.
+   */
+  get lineEndBytes(): number {
+    return this.#lineEndBytes;
   }
 
   /** Gives each line that this chunk ends, and pieces of a line that grew too long. Keeps views into `chunk`. */
@@ -47,9 +56,11 @@ export class LineSplitter {
     const { onLine, lineBytesMax } = this.#options;
     while (end !== -1) {
       if (end - start <= lineBytesMax && !this.#isContinuation) {
-        onLine(chunk, start, end > start && chunk[end - 1] === carriageReturn ? end - 1 : end, false);
+        const textEnd = end > start && chunk[end - 1] === carriageReturn ? end - 1 : end;
+        this.#lineEndBytes = end + 1 - textEnd;
+        onLine(chunk, start, textEnd, false);
       } else {
-        this.#endLine(chunk, start, end);
+        this.#endLine(chunk, { start, end, newlineBytes: 1 });
       }
       start = end + 1;
       end = chunk.indexOf(newline, start);
@@ -68,7 +79,7 @@ export class LineSplitter {
   /** Treats the unfinished line as ended, as at the end of a file. */
   finish(): void {
     if (this.#carryBytes > 0) {
-      this.#endCarriedLine();
+      this.#endCarriedLine(0);
     }
   }
 
@@ -89,18 +100,19 @@ export class LineSplitter {
     return joined;
   }
 
-  #endCarriedLine(): void {
+  #endCarriedLine(newlineBytes = 1): void {
     const line = this.#joinCarry();
     this.#carry = [];
     this.#carryBytes = 0;
-    this.#endLine(line, 0, line.length);
+    this.#endLine(line, { start: 0, end: line.length, newlineBytes });
   }
 
-  #endLine(bytes: Buffer, start: number, end: number): void {
+  #endLine(bytes: Buffer, { start, end, newlineBytes }: { start: number; end: number; newlineBytes: number }): void {
     const { onLine } = this.#options;
     const textEnd = end > start && bytes[end - 1] === carriageReturn ? end - 1 : end;
     let from = start;
     let cut = from + this.#limitOf(bytes.subarray(from, textEnd));
+    this.#lineEndBytes = 0;
     while (cut < textEnd) {
       cut = characterStart(bytes, cut);
       onLine(bytes, from, cut, this.#isContinuation);
@@ -108,6 +120,7 @@ export class LineSplitter {
       from = cut;
       cut = from + this.#options.lineBytesMax;
     }
+    this.#lineEndBytes = end + newlineBytes - textEnd;
     onLine(bytes, from, textEnd, this.#isContinuation);
     this.#isContinuation = false;
   }
@@ -122,6 +135,7 @@ export class LineSplitter {
     const bytes = this.#joinCarry();
     let from = 0;
     let limit = this.#limitOf(bytes);
+    this.#lineEndBytes = 0;
     while (bytes.length - from >= limit + 2) {
       const cut = characterStart(bytes, from + limit);
       onLine(bytes, from, cut, this.#isContinuation);

@@ -87,3 +87,19 @@ test('Directory: an Instance made again under its id is not forgotten when the o
   directory.remove(makeInstance({ status: online }));
   assert.equal(directory.byId('a1b2c3')?.uid, 'uid-again');
 });
+
+test('Directory: a target has the address of its pod and says whether it is starting; the runtime is known until it is forgotten', async () => {
+  const directory = new Directory();
+  directory.set(makeInstance({ status: { ...online, state: 'CREATING' } }));
+  const watch = directory.watchTarget('uid-lobby');
+  assert.equal(watch.current().podIP, undefined);
+  assert.equal(watch.current().isStarting, true);
+  const changed = watch.changed(watch.current(), new AbortController().signal);
+  directory.set(makeInstance({ status: { ...online, state: 'CREATING', podIP: '10.0.0.7' } }));
+  assert.equal((await changed).podIP, '10.0.0.7');
+  directory.set(makeInstance({ status: { ...online, podIP: '10.0.0.7' } }));
+  assert.equal(watch.current().isStarting, false);
+  assert.equal(directory.runtimeOf('uid-lobby'), 'kubernetes');
+  directory.remove(makeInstance({ status: online }));
+  assert.equal(directory.runtimeOf('uid-lobby'), undefined);
+});

@@ -3,7 +3,7 @@
  *
  * A target outlives its Instance: when the Instance is deleted its last target says so, and the sources that follow it read to the end.
  */
-import type { Instance, InstanceSpec } from '../api/v1alpha1/instance.ts';
+import type { Instance, InstanceSpec, Runtime } from '../api/v1alpha1/instance.ts';
 import { parseQuantity } from '../api/v1alpha1/quantity.ts';
 import type { LogTarget, TargetWatch } from '../logs/target.ts';
 import type { InstanceDirectory, InstanceInfo } from './ports.ts';
@@ -12,15 +12,18 @@ import type { InstanceDirectory, InstanceInfo } from './ports.ts';
 const noTarget: LogTarget = {
   namespace: '',
   podName: undefined,
+  podIP: undefined,
   podSequence: 0,
   restarts: 0,
   endingPodSequence: 0,
   unstartedPodSequence: 0,
+  isStarting: false,
   isFinished: false,
 };
 
 interface Entry {
   target: LogTarget;
+  readonly runtime: Runtime;
   /** Called once with the next target, then forgotten. */
   readonly waiters: Set<() => void>;
 }
@@ -33,7 +36,7 @@ export class Directory implements InstanceDirectory {
   /** Adds or replaces. */
   set(instance: Instance): void {
     const { uid = '' } = instance.metadata;
-    this.#move(uid, toTarget(instance));
+    this.#move(uid, toTarget(instance), instance.spec.runtime);
     const id = instance.status?.id;
     if (id === undefined) return;
     this.#idByUid.set(uid, id);
@@ -46,7 +49,7 @@ export class Directory implements InstanceDirectory {
     this.#idByUid.delete(uid);
     // A restored Instance may have taken the id over before the old one's deletion is seen.
     if (id !== undefined && this.#byId.get(id)?.uid === uid) this.#byId.delete(id);
-    this.#move(uid, { ...(this.#targets.get(uid)?.target ?? noTarget), isFinished: true });
+    this.#move(uid, { ...(this.#targets.get(uid)?.target ?? noTarget), isFinished: true }, instance.spec.runtime);
     if (this.#targets.get(uid)?.waiters.size === 0) this.#targets.delete(uid);
   }
 
@@ -62,17 +65,22 @@ export class Directory implements InstanceDirectory {
   watchTarget(uid: string): TargetWatch {
     const gone: LogTarget = { ...noTarget, isFinished: true };
     // Kept by the watch: it still answers after the Instance is gone and forgotten here.
-    const entry = this.#targets.get(uid) ?? { target: gone, waiters: new Set() };
+    const entry = this.#targets.get(uid) ?? { target: gone, waiters: new Set<() => void>() };
     return {
       current: () => entry.target,
       changed: (seen, signal) => waitForChange(entry, seen, signal),
     };
   }
 
-  #move(uid: string, target: LogTarget): void {
+  /** Undefined for an Instance that is unknown or gone. */
+  runtimeOf(uid: string): Runtime | undefined {
+    return this.#targets.get(uid)?.runtime;
+  }
+
+  #move(uid: string, target: LogTarget, runtime: Runtime): void {
     const entry = this.#targets.get(uid);
     if (entry === undefined) {
-      this.#targets.set(uid, { target, waiters: new Set() });
+      this.#targets.set(uid, { target, runtime, waiters: new Set() });
       return;
     }
     if (isSame(entry.target, target)) return;
@@ -83,7 +91,11 @@ export class Directory implements InstanceDirectory {
   }
 }
 
-async function waitForChange(entry: Entry, seen: LogTarget, signal: AbortSignal): Promise<LogTarget> {
+async function waitForChange(
+  entry: Pick<Entry, 'target' | 'waiters'>,
+  seen: LogTarget,
+  signal: AbortSignal,
+): Promise<LogTarget> {
   signal.throwIfAborted();
   while (isSame(entry.target, seen)) {
     const { promise, resolve, reject } = Promise.withResolvers<undefined>();
@@ -108,6 +120,8 @@ async function waitForChange(entry: Entry, seen: LogTarget, signal: AbortSignal)
 function isSame(a: LogTarget, b: LogTarget): boolean {
   return (
     a.podName === b.podName &&
+    a.podIP === b.podIP &&
+    a.isStarting === b.isStarting &&
     a.podSequence === b.podSequence &&
     a.restarts === b.restarts &&
     a.endingPodSequence === b.endingPodSequence &&
@@ -122,10 +136,12 @@ function toTarget(instance: Instance): LogTarget {
   return {
     namespace: metadata.namespace ?? '',
     podName: status?.podName,
+    podIP: status?.podIP,
     podSequence: status?.podSequence ?? 0,
     restarts: status?.restarts ?? 0,
     endingPodSequence: status?.endingPodSequence ?? 0,
     unstartedPodSequence: status?.unstartedPodSequence ?? 0,
+    isStarting: status?.state === 'CREATING',
     // A status that speaks of an older spec may be about to start again.
     isFinished: status?.state === 'STOPPED' && status.observedGeneration === metadata.generation,
   };

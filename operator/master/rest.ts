@@ -1,11 +1,12 @@
 /** The HTTP calls. Errors are `{"error":"…"}`; without a token every path below `/api` but the two open ones gives the same 401. */
 import express from 'express';
-import type { NextFunction, Request, RequestHandler, Response, Router } from 'express';
+import type { IRoute, NextFunction, Request, RequestHandler, Response, Router } from 'express';
 import { OperatorError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Key } from './auth.ts';
 import { decide, readToken } from './auth.ts';
+import { createExecute } from './execute.ts';
 import type { KeyTable } from './keys.ts';
 import { isInstanceId, liveRoute, malformedId, readInteger, readParameters } from './live-request.ts';
 import type { Timers, InstanceDirectory, Limits, LogTail, TailResult } from './ports.ts';
@@ -13,10 +14,12 @@ import { createRateLimit } from './rate.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, instanceNotFound, refusalOf, unauthorized } from './refusal.ts';
 import type { SocketRegistry } from './sockets.ts';
+import type { Typist } from './typist.ts';
 
 export interface RestOptions {
   readonly directory: InstanceDirectory;
   readonly tails: LogTail;
+  readonly typist: Typist;
   readonly keys: KeyTable;
   readonly sockets: SocketRegistry;
   readonly metrics: Metrics;
@@ -99,6 +102,9 @@ function addInstanceCalls(router: Router, options: RestOptions): void {
   addGet(router, { path: '/api/instances/:id/logs', name: 'instance-logs' }, async (request, response) => {
     await answerLogs(options, request, response);
   });
+  const find = (request: Request): ReturnType<typeof findInstance> => findInstance(directory, request);
+  const execute = createExecute({ ...options, find, refuse });
+  addPost(router, { path: '/api/instances/:id/execute', name: 'instance-execute' }, execute);
   addGet(router, { path: liveRoute, name: 'live-log' }, (_request, response) => {
     response.set({ Upgrade: 'websocket', 'Sec-WebSocket-Version': '13' });
     refuse(response, { status: 426, error: 'This is a WebSocket: ask for an upgrade' });
@@ -168,19 +174,30 @@ function readLines(url: string): number | Refusal {
   );
 }
 
+interface NamedRoute {
+  readonly path: string;
+  /** Label of the metrics. */
+  readonly name: string;
+}
+
 /** GET and HEAD; every other method is 405 and says so. */
-function addGet(router: Router, { path, name }: { path: string; name: string }, handler: RequestHandler): void {
-  router
-    .route(path)
-    .all((request, response, next) => {
-      response.locals['route'] = name;
-      if (request.method === 'GET' || request.method === 'HEAD') {
-        next();
-        return;
-      }
-      refuse(response, { status: 405, error: 'Method not allowed', headers: { Allow: 'GET, HEAD' } });
-    })
-    .get(handler);
+function addGet(router: Router, route: NamedRoute, handler: RequestHandler): void {
+  onlyMethods(router, route, ['GET', 'HEAD']).get(handler);
+}
+
+function addPost(router: Router, route: NamedRoute, handler: RequestHandler): void {
+  onlyMethods(router, route, ['POST']).post(handler);
+}
+
+function onlyMethods(router: Router, { path, name }: NamedRoute, methods: readonly string[]): IRoute {
+  return router.route(path).all((request, response, next) => {
+    response.locals['route'] = name;
+    if (methods.includes(request.method)) {
+      next();
+      return;
+    }
+    refuse(response, { status: 405, error: 'Method not allowed', headers: { Allow: methods.join(', ') } });
+  });
 }
 
 /** A call that carries a PUBLIC key counts against its limit, whatever it asks for. */

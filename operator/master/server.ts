@@ -28,6 +28,7 @@ import { badRequest, sendRefusal } from './refusal.ts';
 import { createRest } from './rest.ts';
 import { createSockets } from './sockets.ts';
 import type { SocketRegistry } from './sockets.ts';
+import type { Typist } from './typist.ts';
 import { createUpgradeGate, isUpgrade } from './upgrade.ts';
 import type { UpgradeGate } from './upgrade.ts';
 
@@ -38,6 +39,7 @@ export interface MasterServerOptions {
   readonly hub: Hub;
   readonly directory: InstanceDirectory;
   readonly tails: LogTail;
+  readonly typist: Typist;
   readonly keys: KeyTable;
   readonly metrics: Metrics;
   readonly log: Logger;

@@ -8,6 +8,7 @@ import type { KeySpec, KeyTable } from '../master/keys.ts';
 import { createKeyTable } from '../master/keys.ts';
 import type { Timers, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
 import { systemTimers } from '../master/ports.ts';
+import type { Typist } from '../master/typist.ts';
 import type { MasterServer } from '../master/server.ts';
 import { createServer } from '../master/server.ts';
 import type { Metrics } from '../metrics.ts';
@@ -39,6 +40,7 @@ export interface TestMasterOptions {
   /** Time that the test moves; else it passes by itself. */
   readonly timers?: FakeTimers;
   readonly tails?: LogTail;
+  readonly typist?: Typist;
 }
 
 export async function startMaster(options: TestMasterOptions = {}): Promise<TestMaster> {
@@ -62,6 +64,7 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
       },
     },
     tails: options.tails ?? { tail: () => Promise.resolve({ lines: [], nextCursor: 'start' }) },
+    typist: options.typist ?? { type: () => Promise.resolve() },
     keys,
     metrics,
     log: createSilentLogger(),

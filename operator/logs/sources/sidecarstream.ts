@@ -1,0 +1,203 @@
+/** One opened log of a sidecar: bytes in, batches of lines with their positions out. It holds at most one chunk and one unfinished line. */
+import type { SidecarLog } from '../../sidecar/client.ts';
+import { LineSplitter } from '../lines.ts';
+import type { Cursor, LogBatch } from '../source.ts';
+import type { Timer } from './podlog.ts';
+import { encodeCursor } from './sidecarcursor.ts';
+
+export interface SidecarStreamOptions {
+  readonly log: SidecarLog;
+  readonly clock: Timer;
+  readonly instanceUid: string;
+  readonly podSequence: number;
+  readonly lineBytesMax: number;
+}
+
+export type StreamRead =
+  | { readonly type: 'lines'; readonly batch: SidecarBatch }
+  /** Nothing came for as long as was given. */
+  | { readonly type: 'quiet' }
+  /** `poke()` was called. */
+  | { readonly type: 'poked' }
+  /** `reason` is the sidecar's; undefined: it was cut, as `fault` says where that is known. */
+  | { readonly type: 'end'; readonly reason: string | undefined; readonly fault: unknown };
+
+type Outcome = 'arrived' | 'quiet' | 'poked';
+
+/** Lines and the offsets just after them; cursors are made on demand. */
+export class SidecarBatch implements LogBatch {
+  readonly type = 'lines';
+  readonly lines: Buffer[] = [];
+  readonly ends: number[] = [];
+  readonly #options: SidecarStreamOptions;
+
+  constructor(options: SidecarStreamOptions) {
+    this.#options = options;
+  }
+
+  cursorAt(index: number): Cursor {
+    const offset = this.ends[index];
+    if (offset === undefined) {
+      throw new RangeError(`No line ${index} in a batch of ${this.lines.length}`);
+    }
+    const { instanceUid, podSequence, log } = this.#options;
+    return encodeCursor(instanceUid, { podSequence, epoch: log.epoch, run: log.run, offset });
+  }
+
+  /** The file holds bytes and nothing else. */
+  timeAt(): undefined {
+    return undefined;
+  }
+}
+
+export class SidecarStream {
+  readonly #options: SidecarStreamOptions;
+  readonly #iterator: AsyncIterator<Buffer>;
+  readonly #splitter: LineSplitter;
+  #batch: SidecarBatch;
+  #pending: Promise<StreamRead | undefined> | undefined;
+  #wake: ((outcome: Outcome) => void) | undefined;
+  #timer: { readonly deadline: number; readonly abort: AbortController } | undefined;
+  #deadline = 0;
+  #offset: number;
+  #receivedOffset: number;
+
+  constructor(options: SidecarStreamOptions) {
+    const { log, lineBytesMax } = options;
+    this.#options = options;
+    this.#iterator = log.bytes[Symbol.asyncIterator]();
+    this.#offset = log.startOffset;
+    this.#receivedOffset = log.startOffset;
+    this.#batch = new SidecarBatch(options);
+    this.#splitter = new LineSplitter({
+      lineBytesMax,
+      onLine: (bytes, start, end) => {
+        this.#offset += end - start + this.#splitter.lineEndBytes;
+        this.#batch.lines.push(bytes.subarray(start, end));
+        this.#batch.ends.push(this.#offset);
+      },
+    });
+  }
+
+  /** Just after the last line that was given. */
+  get offset(): number {
+    return this.#offset;
+  }
+
+  /** Just after the last byte that came. */
+  get receivedOffset(): number {
+    return this.#receivedOffset;
+  }
+
+  /** The next lines; waits for them for so long at most. */
+  async read(quietMs: number): Promise<StreamRead> {
+    const deadline = this.#options.clock.elapsed() + quietMs;
+    for (;;) {
+      this.#pending ??= this.#pull();
+      const outcome = await this.#await(this.#pending, deadline);
+      if (outcome !== 'arrived') {
+        // What is under way stays so, for the next read.
+        return { type: outcome };
+      }
+      const read = await this.#pending;
+      this.#pending = undefined;
+      if (read !== undefined) {
+        return read;
+      }
+    }
+  }
+
+  /** What came after the last line end, as a line; to be asked for only where nothing can complete it any more. */
+  takeRest(): SidecarBatch | undefined {
+    this.#splitter.finish();
+    return this.#takeBatch();
+  }
+
+  /** Makes a waiting `read` give `poked` now. */
+  poke(): void {
+    this.#wake?.('poked');
+  }
+
+  close(): void {
+    this.#timer?.abort.abort();
+    this.#timer = undefined;
+    this.#options.log.close();
+    void this.#iterator.return?.().catch(ignoreAfterClose);
+  }
+
+  /** Undefined: a chunk came that ended no line. */
+  async #pull(): Promise<StreamRead | undefined> {
+    try {
+      const next = await this.#iterator.next();
+      if (next.done === true) {
+        return { type: 'end', reason: this.#options.log.endReason, fault: undefined };
+      }
+      this.#take(next.value);
+      const batch = this.#takeBatch();
+      return batch === undefined ? undefined : { type: 'lines', batch };
+    } catch (error) {
+      return { type: 'end', reason: undefined, fault: error };
+    }
+  }
+
+  #take(chunk: Buffer): void {
+    this.#receivedOffset += chunk.length;
+    // A small piece of a big receive buffer would keep all of it alive.
+    this.#splitter.push(chunk.buffer.byteLength > 2 * chunk.byteLength ? Buffer.from(chunk) : chunk);
+  }
+
+  #takeBatch(): SidecarBatch | undefined {
+    const batch = this.#batch;
+    if (batch.lines.length === 0) {
+      return undefined;
+    }
+    this.#batch = new SidecarBatch(this.#options);
+    return batch;
+  }
+
+  async #await(pending: Promise<unknown>, deadline: number): Promise<Outcome> {
+    const { promise, resolve } = Promise.withResolvers<Outcome>();
+    this.#wake = resolve;
+    this.#deadline = deadline;
+    void pending.then(() => {
+      resolve('arrived');
+    });
+    this.#setTimer();
+    const outcome = await promise;
+    this.#wake = undefined;
+    return outcome;
+  }
+
+  /** One timer at a time, re-armed for what is left when it fires: a busy stream must not pay for a timer with each chunk. */
+  #setTimer(): void {
+    if (this.#timer !== undefined && this.#timer.deadline <= this.#deadline) {
+      return;
+    }
+    this.#timer?.abort.abort();
+    const timer = { deadline: this.#deadline, abort: new AbortController() };
+    this.#timer = timer;
+    const { clock } = this.#options;
+    void clock.after(Math.max(1, timer.deadline - clock.elapsed()), timer.abort.signal).then(() => {
+      this.#onTimer(timer);
+    }, ignoreAfterClose);
+  }
+
+  #onTimer(timer: { readonly deadline: number }): void {
+    if (this.#timer !== timer) {
+      return;
+    }
+    this.#timer = undefined;
+    if (this.#wake === undefined) {
+      return;
+    }
+    if (this.#options.clock.elapsed() >= this.#deadline) {
+      this.#wake('quiet');
+    } else {
+      this.#setTimer();
+    }
+  }
+}
+
+function ignoreAfterClose(): void {
+  // The stream was given up on purpose; how it ended does not matter any more.
+}

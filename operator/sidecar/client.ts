@@ -1,0 +1,326 @@
+/**
+ * The Master's side of the sidecar's protocol (sidecar/PROTOCOL.md): HTTP over TLS with a pre-shared key.
+ *
+ * A log stream has a connection of its own, so that one that nobody reads holds up nothing. Calls share kept connections, one pool for each
+ * instance, given up before the sidecar would: a call must not meet a connection that the other side is just closing, because a line that may
+ * or may not have been typed cannot be sent again. The kernel asks after quiet connections, so a peer that is gone ends them in 13 s at most.
+ *
+ * Nothing here retries: that is the caller's loop. A refusal is a `SidecarError`, everything else is a plain error of the network.
+ */
+import { Agent, request as httpsRequest } from 'node:https';
+import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { RequestOptions } from 'node:https';
+import { defaultPort, deriveKey, headers, identityOf, limits, paths, tlsOptions } from '../../sidecar/protocol.ts';
+import type { SidecarErrorCode, SidecarStatus } from '../../sidecar/protocol.ts';
+import type { MasterKey } from './masterkey.ts';
+
+/** Where an instance's sidecar is. */
+export interface SidecarAddress {
+  readonly host: string;
+  /** The protocol's own if absent. */
+  readonly port?: number | undefined;
+  readonly instanceUid: string;
+}
+
+/** What to read: from a byte on, or the last lines. */
+export type LogRange = ({ readonly offset: number } | { readonly tail: number }) & { readonly follow: boolean };
+
+/** An opened log. */
+export interface SidecarLog {
+  readonly epoch: string;
+  /** Offset of the first byte of `bytes`. */
+  readonly startOffset: number;
+  /** Size of the log when the answer began. */
+  readonly endOffset: number;
+  /** Which run of the workload `bytes` are of, from 1: a followed body never holds those of two. */
+  readonly run: number;
+  /** Bytes and lines between the offset asked for and the start: reclaimed. */
+  readonly gapBytes: number;
+  readonly gapLines: number;
+  /** As they arrive, and no faster than they are taken. Ends when the sidecar ends the answer; throws when the connection breaks. */
+  readonly bytes: AsyncIterable<Buffer>;
+  /** Once `bytes` has ended: why. Undefined: it was cut. A word of a newer sidecar that is unknown here is given as it is. */
+  readonly endReason: string | undefined;
+  close(): void;
+}
+
+/** A sidecar that answers only when it is asked, and never out of turn. Each call rejects with the signal's reason when it aborts. */
+export interface SidecarClient {
+  /** Resolves with the headers. */
+  openLog(at: SidecarAddress, range: LogRange, signal: AbortSignal): Promise<SidecarLog>;
+  /** Resolves when all lines are in the pipe. After any other error than a `SidecarError` it is unknown whether they are. */
+  writeStdin(at: SidecarAddress, lines: Uint8Array, signal?: AbortSignal): Promise<void>;
+  status(at: SidecarAddress, signal?: AbortSignal): Promise<SidecarStatus>;
+  /** Gives the kept connections up. */
+  close(): void;
+}
+
+/** The sidecar answered, with an error. */
+export class SidecarError extends Error {
+  readonly status: number;
+  readonly code: SidecarErrorCode | undefined;
+  /** Of standard input: lines that were taken whole before the fault. */
+  readonly linesWritten: number;
+  /** Of the log: which one it is, and where it ends; undefined where the answer did not say. */
+  readonly epoch: string | undefined;
+  readonly endOffset: number | undefined;
+
+  constructor(response: IncomingMessage, body: ErrorBody) {
+    super(body.error ?? `The sidecar answered with status ${response.statusCode ?? 0}`);
+    this.name = 'SidecarError';
+    this.status = response.statusCode ?? 0;
+    this.code = body.code;
+    this.linesWritten = Number.isSafeInteger(body.linesWritten) ? (body.linesWritten ?? 0) : 0;
+    this.epoch = epochOf(response);
+    this.endOffset = numberOf(response, headers.endOffset);
+  }
+}
+
+/** No connection was made, so nothing that was to be sent can have arrived. */
+export class SidecarUnreachableError extends Error {
+  /** Node's word for it, such as ECONNREFUSED. */
+  readonly code: string | undefined;
+
+  constructor(at: SidecarAddress, cause: unknown) {
+    super(`Cannot reach the sidecar at ${at.host}: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
+    this.name = 'SidecarUnreachableError';
+    this.code = (cause as NodeJS.ErrnoException | undefined)?.code;
+  }
+}
+
+interface ErrorBody {
+  readonly error?: string;
+  readonly code?: SidecarErrorCode;
+  readonly linesWritten?: number;
+}
+
+export interface SidecarClientOptions {
+  readonly masterKey: MasterKey;
+  readonly timeouts?: Partial<typeof sidecarTimeouts>;
+}
+
+export const sidecarTimeouts = {
+  /** TCP and the handshake. */
+  connectMs: 3000,
+  /** From the request to the headers of a log; a tail of very long lines takes the sidecar a moment. */
+  headersMs: 10_000,
+  /** A whole status call. */
+  statusMs: 3000,
+  /** A whole call to standard input: more than the sidecar lets a line wait. */
+  stdinMs: limits.stdinTimeoutMs + 5000,
+  /** How long a kept connection may be idle; half of what the sidecar allows. */
+  idleMs: limits.keepAliveTimeoutMs / 2,
+  /** Silence after which the kernel asks whether the other side lives; it does so ten times, once a second. */
+  tcpKeepAliveMs: 3000,
+};
+
+/** Bodies of answers that are no log. */
+const answerBytesMax = 64 * 1024;
+/** Calls to one sidecar at the same time; more wait. */
+const callsMax = 4;
+
+/** Opens nothing yet. */
+export function createSidecarClient(options: SidecarClientOptions): SidecarClient {
+  const timeouts = { ...sidecarTimeouts, ...options.timeouts };
+  // A session that is taken up again would let an old key in.
+  const shared = {
+    maxCachedSessions: 0,
+    keepAliveMsecs: timeouts.tcpKeepAliveMs,
+    // There is no certificate to look at: the key proves who answers. Given with a call, it would make Node keep no connection.
+    checkServerIdentity: () => undefined,
+  };
+  const streams = new Agent({ ...shared, keepAlive: false });
+  const calls = new Agent({
+    ...shared,
+    keepAlive: true,
+    maxSockets: callsMax,
+    maxFreeSockets: 1,
+    timeout: timeouts.idleMs,
+  });
+  const send = async (call: Omit<Call, 'key' | 'timeouts'>): Promise<IncomingMessage> => {
+    return await sendCall({ ...call, key: await options.masterKey.read(), timeouts });
+  };
+  return {
+    async openLog(at, range, signal) {
+      const query = 'tail' in range ? `tail=${range.tail}` : `offset=${range.offset}`;
+      const path = `${paths.log}?${query}&follow=${String(range.follow)}`;
+      const timeoutMs = timeouts.headersMs;
+      const response = await send({ at, method: 'GET', path, agent: streams, signal, timeoutMs });
+      return await toLog(response);
+    },
+    async writeStdin(at, lines, signal) {
+      const call = { at, method: 'POST', path: paths.stdin, agent: calls, body: lines };
+      const limit = withLimit(signal, timeouts.stdinMs);
+      await readAnswer(await send({ ...call, signal: limit, timeoutMs: timeouts.stdinMs }));
+    },
+    async status(at, signal) {
+      const call = { at, method: 'GET', path: paths.status, agent: calls };
+      const limit = withLimit(signal, timeouts.statusMs);
+      return JSON.parse(
+        await readAnswer(await send({ ...call, signal: limit, timeoutMs: timeouts.statusMs })),
+      ) as SidecarStatus;
+    },
+    close() {
+      streams.destroy();
+      calls.destroy();
+    },
+  };
+}
+
+interface Call {
+  readonly at: SidecarAddress;
+  readonly method: string;
+  readonly path: string;
+  readonly agent: Agent;
+  readonly body?: Uint8Array;
+  readonly signal: AbortSignal;
+  /** From the connection to the headers. */
+  readonly timeoutMs: number;
+  readonly key: Buffer;
+  readonly timeouts: typeof sidecarTimeouts;
+}
+
+/** Resolves with the response once its headers are there. */
+async function sendCall(call: Call): Promise<IncomingMessage> {
+  const { at, body, timeouts, signal } = call;
+  signal.throwIfAborted();
+  const request = httpsRequest(toOptions(call));
+  const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+  const giveUp = (reason: Error): void => {
+    request.destroy(reason);
+  };
+  const state = { isConnected: false };
+  let timer = setTimeout(giveUp, timeouts.connectMs, timeoutError('no connection', timeouts.connectMs));
+  whenConnected(request, () => {
+    state.isConnected = true;
+    clearTimeout(timer);
+    timer = setTimeout(giveUp, call.timeoutMs, timeoutError('no answer', call.timeoutMs));
+  });
+  const onAbort = (): void => {
+    giveUp(signal.reason as Error);
+  };
+  signal.addEventListener('abort', onAbort, { once: true });
+  request.once('close', () => {
+    signal.removeEventListener('abort', onAbort);
+  });
+  request.once('response', resolve);
+  // Stays for the life of the request: an error without a listener would end the process.
+  request.on('error', (error) => {
+    reject(signal.aborted || state.isConnected ? error : new SidecarUnreachableError(at, error));
+  });
+  request.end(body);
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function toOptions({ at, key, agent, method, path, body, timeouts }: Call): RequestOptions {
+  return {
+    ...tlsOptions,
+    pskCallback: () => ({ psk: deriveKey(key, at.instanceUid), identity: identityOf(at.instanceUid) }),
+    ca: [],
+    host: at.host,
+    port: at.port ?? defaultPort,
+    // Keeps the pools apart, also where an address is used again.
+    servername: identityOf(at.instanceUid),
+    agent,
+    method,
+    path,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: timeouts.tcpKeepAliveMs,
+    headers: body === undefined ? {} : { 'content-length': body.length },
+  } as RequestOptions;
+}
+
+function whenConnected(request: ClientRequest, run: () => void): void {
+  request.once('socket', (socket) => {
+    if (request.reusedSocket) {
+      run();
+    } else {
+      socket.once('secureConnect', run);
+    }
+  });
+}
+
+async function toLog(response: IncomingMessage): Promise<SidecarLog> {
+  // An error that comes while nobody reads must not end the process; whoever reads gets it all the same.
+  response.on('error', () => undefined);
+  if (response.statusCode !== 200) {
+    await readAnswer(response);
+    throw new Error(`Cannot read the log: the sidecar answered with status ${response.statusCode ?? 0}`);
+  }
+  const epoch = epochOf(response);
+  const startOffset = numberOf(response, headers.startOffset);
+  if (epoch === undefined || startOffset === undefined) {
+    response.destroy();
+    throw new Error('Cannot read the log: the answer does not say where it begins');
+  }
+  return {
+    epoch,
+    startOffset,
+    endOffset: numberOf(response, headers.endOffset) ?? startOffset,
+    // Before the first start there are no bytes, so what comes is of the first.
+    run: Math.max(numberOf(response, headers.workloadStarts) ?? 1, 1),
+    gapBytes: numberOf(response, headers.gapBytes) ?? 0,
+    gapLines: numberOf(response, headers.gapLines) ?? 0,
+    bytes: response as AsyncIterable<Buffer>,
+    get endReason() {
+      return response.complete ? response.trailers[headers.endReason] : undefined;
+    },
+    close() {
+      response.destroy();
+    },
+  };
+}
+
+/** The whole body. Rejects with a `SidecarError` unless the status is 200. */
+async function readAnswer(response: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > answerBytesMax) {
+      throw new Error(`Cannot read the sidecar's answer: it has more than ${answerBytesMax} bytes`);
+    }
+    chunks.push(chunk);
+  }
+  const text = Buffer.concat(chunks).toString('utf8');
+  if (response.statusCode !== 200) {
+    throw new SidecarError(response, parseError(text));
+  }
+  return text;
+}
+
+function parseError(text: string): ErrorBody {
+  try {
+    const body: unknown = JSON.parse(text);
+    return typeof body === 'object' && body !== null ? body : {};
+  } catch {
+    // Something else than our sidecar answered; its status says enough.
+    return {};
+  }
+}
+
+function epochOf(response: IncomingMessage): string | undefined {
+  const value = response.headers[headers.epoch];
+  return typeof value === 'string' && /^[0-9a-f]{16}$/.test(value) ? value : undefined;
+}
+
+function numberOf(response: IncomingMessage, name: string): number | undefined {
+  const value = response.headers[name];
+  return typeof value === 'string' && /^\d{1,16}$/.test(value) ? Number(value) : undefined;
+}
+
+function withLimit(signal: AbortSignal | undefined, timeoutMs: number): AbortSignal {
+  const limit = AbortSignal.timeout(timeoutMs);
+  return signal === undefined ? limit : AbortSignal.any([signal, limit]);
+}
+
+function timeoutError(what: string, timeoutMs: number): Error {
+  return Object.assign(new Error(`${what} within ${timeoutMs} ms`), { code: 'ETIMEDOUT' });
+}
