@@ -4,10 +4,11 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { downCluster, startCluster } from './cluster/cluster.ts';
 import type { Cluster } from './cluster/cluster.ts';
-import { busyboxImage, ringmasterImage } from './images/images.ts';
+import { releaseImages, workbenchImage } from './images/images.ts';
 import { createProgress } from './progress.ts';
 import type { Progress } from './progress.ts';
 import { apiKeyManifest, createToken, installRelease, masterUrl } from './release.ts';
+import { engineValues, startEngine } from './setup-cluster.ts';
 
 /** What a benchmark gets. */
 export interface Bench {
@@ -17,6 +18,8 @@ export interface Bench {
   readonly token: string;
   /** Image with Node in it, for programs that need a clock. */
   readonly nodeImage: string;
+  /** The same with screen and tmux. */
+  readonly workbenchImage: string;
 }
 
 const folder = join(import.meta.dirname, 'bench');
@@ -35,14 +38,16 @@ if (name === undefined || !names.includes(name)) {
 async function main(benchmark: string): Promise<void> {
   const { run } = (await import(join(folder, `${benchmark}.ts`))) as { run: (bench: Bench) => Promise<void> };
   const progress = createProgress('bench');
+  const cleanups: (() => Promise<void>)[] = [];
   try {
-    await run(await prepare(progress));
+    await run(await prepare(progress, cleanups));
   } finally {
+    for (const cleanUp of cleanups) await cleanUp();
     if (values.keep !== true) await downCluster('bench', { wipe: true });
   }
 }
 
-async function prepare(progress: Progress): Promise<Bench> {
+async function prepare(progress: Progress, cleanups: (() => Promise<void>)[]): Promise<Bench> {
   const cluster = await startCluster({
     name: 'bench',
     log: (line) => {
@@ -51,10 +56,23 @@ async function prepare(progress: Progress): Promise<Bench> {
     // A million lines in one file: what is measured is reading, not rotation.
     kubeletConfig: { containerLogMaxSize: '2Gi' },
   });
-  const [image, busybox] = await Promise.all([ringmasterImage(), busyboxImage()]);
-  await cluster.importImages([image.tar, busybox.tar]);
-  await progress.step('Installing the Helm chart', () => installRelease(cluster, image, ['master.replicas=1']));
+  const images = await releaseImages((line) => {
+    progress.say(line);
+  });
+  const workbench = await workbenchImage();
+  await cluster.importImages([...Object.values(images), workbench].map(({ tar }) => tar));
+  const engine = await startEngine(progress, [workbench]);
+  cleanups.push(() => engine.close());
+  const values = ['master.replicas=1', ...engineValues(engine)];
+  await progress.step('Installing the Helm chart', () => installRelease(cluster, images, values));
   const token = createToken();
   await cluster.kubectl(['apply', '-f', '-'], { input: apiKeyManifest('bench', { token, permission: 'ALL' }) });
-  return { cluster, progress, url: await masterUrl(cluster), token, nodeImage: image.name };
+  return {
+    cluster,
+    progress,
+    url: await masterUrl(cluster),
+    token,
+    nodeImage: images.ringmaster.name,
+    workbenchImage: workbench.name,
+  };
 }

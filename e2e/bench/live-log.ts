@@ -8,12 +8,11 @@
  * The kubelet is the limit of the backlog, and asked for time stamps (`timestamps=true`), without which no position in a log can be named, it is about
  * half as fast. So there are two raw readers: the goal is held against the one that asks for the same thing, and the other is shown beside it.
  */
-import { readFileSync } from 'node:fs';
-import { Agent, request } from 'node:https';
-import type { IncomingMessage } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import WebSocket from 'ws';
 import type { Bench } from '../bench.ts';
+import { cursorAfterBegin, goal, nowMs, percentiles, readRaw, remove, startProgram } from './readers/readers.ts';
+import type { Percentiles, Reading } from './readers/readers.ts';
 
 const latencyLines = 2000;
 const backlogLines = 1_000_000;
@@ -54,15 +53,8 @@ ${goals.join('\n')}
 `);
 }
 
-interface Percentiles {
-  readonly p50: number;
-  readonly p90: number;
-  readonly p99: number;
-  readonly max: number;
-}
-
 async function measureLatency(bench: Bench): Promise<{ raw: Percentiles; live: Percentiles }> {
-  const { podName, id } = await startProgram(bench, 'ticking', ticking);
+  const { podName, id } = await startProgram(bench, 'ticking', { script: ticking });
   const raw: number[] = [];
   const live: number[] = [];
   const note = (into: number[]) => (line: string) => {
@@ -95,7 +87,7 @@ interface Throughput {
 }
 
 async function measureThroughput(bench: Bench): Promise<Throughput> {
-  const { podName, id } = await startProgram(bench, 'backlog', backlog);
+  const { podName, id } = await startProgram(bench, 'backlog', { script: backlog });
   const cursor = await cursorAfterBegin(bench, id);
   await bench.progress.step(`Writing ${backlogLines} lines`, async () => {
     while (!(await bench.cluster.kubectl(['logs', podName, '--tail=1'])).startsWith('done')) await sleep(500);
@@ -159,80 +151,6 @@ async function rate(read: (onLine: (line: string) => void, signal: AbortSignal) 
   return count / ((lastMs - firstMs) / 1000);
 }
 
-async function startProgram(bench: Bench, name: string, script: string): Promise<{ podName: string; id: string }> {
-  const manifest = {
-    apiVersion: 'ringmaster.dev/v1alpha1',
-    kind: 'Instance',
-    metadata: { name, namespace: 'default' },
-    spec: { image: bench.nodeImage, command: ['node', '-e', script], stop: { gracePeriodSeconds: 1 } },
-  };
-  await bench.cluster.kubectl(['apply', '-f', '-'], { input: JSON.stringify(manifest) });
-  await bench.cluster.kubectl(['wait', `instance/${name}`, '--for=condition=Ready', '--timeout=60s']);
-  const status = await bench.cluster.kubectl([
-    'get',
-    'instance',
-    name,
-    '-o',
-    'jsonpath={.status.podName} {.status.id}',
-  ]);
-  const [podName = '', id = ''] = status.split(' ');
-  return { podName, id };
-}
-
-async function remove(bench: Bench, name: string): Promise<void> {
-  await bench.cluster.kubectl(['delete', 'instance', name, '--wait']);
-}
-
-async function cursorAfterBegin(bench: Bench, id: string): Promise<string> {
-  for (let attempt = 0; attempt < 100; attempt += 1) {
-    const response = await fetch(`${bench.url}/api/instances/${id}/logs?lines=1`, {
-      headers: { authorization: `Bearer ${bench.token}` },
-    });
-    const body = (await response.json()) as { lines: string[]; nextCursor: string };
-    if (body.lines[0] === 'begin') return body.nextCursor;
-    await sleep(100);
-  }
-  throw new Error('The program did not begin');
-}
-
-interface Reading {
-  readonly query: string;
-  readonly onLine: (line: string) => void;
-  readonly signal: AbortSignal;
-}
-
-async function readRaw(bench: Bench, reading: Reading & { podName: string }): Promise<void> {
-  const { cluster } = bench;
-  const agent = new Agent({
-    ca: readFileSync(cluster.ca),
-    cert: readFileSync(cluster.cert),
-    key: readFileSync(cluster.key),
-  });
-  const url = `${cluster.apiUrl}/api/v1/namespaces/default/pods/${reading.podName}/log?container=instance&${reading.query}`;
-  const { promise, resolve, reject } = Promise.withResolvers<undefined>();
-  const call = request(url, { agent, signal: reading.signal }, (response: IncomingMessage) => {
-    let rest = '';
-    response.setEncoding('latin1');
-    response.on('data', (text: string) => {
-      const lines = (rest + text).split('\n');
-      rest = lines.pop() ?? '';
-      for (const line of lines) reading.onLine(line);
-    });
-    response.once('error', () => {
-      resolve(undefined);
-    });
-    response.once('end', () => {
-      resolve(undefined);
-    });
-  });
-  call.once('error', (error) => {
-    if (reading.signal.aborted) resolve(undefined);
-    else reject(error);
-  });
-  call.end();
-  await promise;
-}
-
 async function readLive(bench: Bench, reading: Reading & { id: string }): Promise<void> {
   const url = `${bench.url.replace('http', 'ws')}/api/instances/${reading.id}/live-log${reading.query}`;
   const socket = new WebSocket(url, { headers: { authorization: `Bearer ${bench.token}` }, skipUTF8Validation: true });
@@ -248,21 +166,4 @@ async function readLive(bench: Bench, reading: Reading & { id: string }): Promis
     socket.terminate();
   });
   await promise;
-}
-
-function percentiles(values: readonly number[]): Percentiles {
-  const sorted = [...values].sort((a, b) => a - b);
-  const at = (share: number): number =>
-    sorted[Math.min(Math.floor(sorted.length * share), sorted.length - 1)] ?? Number.NaN;
-  return { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1) };
-}
-
-function goal(name: string, value: number, limit: { most?: number; least?: number; unit: string }): string {
-  const isMet = limit.most === undefined ? value >= (limit.least ?? 0) : value <= limit.most;
-  const bound = limit.most === undefined ? `at least ${limit.least ?? 0}` : `at most ${limit.most}`;
-  return `  goal: ${name} ${value.toFixed(2)} ${limit.unit}, ${bound}: ${isMet ? 'met' : 'MISSED'}`;
-}
-
-function nowMs(): number {
-  return performance.timeOrigin + performance.now();
 }
