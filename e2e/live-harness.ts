@@ -112,6 +112,11 @@ export function numberWriter(
   );
 }
 
+/** For a spec: the node that rotates logs soon is `node1`, the one that does not is `node2`. */
+export function onNode(name: 'node1' | 'node2'): Spec {
+  return { podTemplate: { spec: { nodeSelector: { 'kubernetes.io/hostname': name } } } };
+}
+
 /** Applies Instances by name and waits until both replicas know them. */
 export async function applyInstances<Name extends string>(
   world: World,

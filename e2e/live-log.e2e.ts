@@ -16,6 +16,7 @@ import {
   metricOf,
   nodeProgram,
   numberWriter,
+  onNode,
   openSocket,
   parseMessage,
   patchSpec,
@@ -432,7 +433,10 @@ test('live-log: a client that reads nothing for ten seconds and then all has los
 
 test('live-log: rotation of the log file loses and repeats nothing for clients that keep up', async () => {
   const lines = 80_000;
-  const id = await applyInstance(world, 'rotated', numberWriter(world, { lines, perSecond: 8_000, bytes: 200 }));
+  const id = await applyInstance(world, 'rotated', {
+    ...numberWriter(world, { lines, perSecond: 8_000, bytes: 200 }),
+    ...onNode('node1'),
+  });
   const tallies = [new Tally(), new Tally()] as const;
   const sockets = await Promise.all(tallies.map((tally) => openNumbers(id, { tally })));
   // The kubelet shows the newest file alone: its first line changes with each rotation.

@@ -52,6 +52,7 @@ export class Typist {
       headers: { authorization: `Bearer ${this.#token}`, 'content-type': 'application/json' },
       // Said so that requests follow one another without waiting for answers.
       idempotent: true,
+      blocking: false,
       body,
     });
     return { status: response.statusCode, body: (await response.body.json()) as Typed['body'] };

@@ -15,8 +15,11 @@ import { apiKeyManifest, createToken, installRelease, masterUrl } from './releas
 
 /** Short, so that a lost node is noticed within seconds and not within a minute. */
 const controllerManagerArgs = ['--node-monitor-grace-period=12s', '--node-monitor-period=1s'];
-/** Small and often looked at, so that a test sees log files rotate within seconds. */
-const kubeletConfig = { containerLogMaxSize: '4Mi', containerLogMonitorInterval: '3s' };
+/** On the first node small and often looked at, so that a test sees log files rotate within seconds; on the second one never rotated in a test. */
+const nodeKubeletConfig = {
+  1: { containerLogMaxSize: '4Mi', containerLogMonitorInterval: '3s' },
+  2: { containerLogMaxSize: '1Gi' },
+};
 
 /** Every request of the operator and the Master, so that a test can say what they did not do. */
 function auditArgs(name: ClusterName): string[] {
@@ -50,7 +53,7 @@ export async function startTestCluster(progress: Progress): Promise<Cluster> {
       progress.say(line);
     },
     extraArgs: { 'kube-apiserver': auditArgs(name), 'kube-controller-manager': controllerManagerArgs },
-    kubeletConfig,
+    nodeKubeletConfig,
   });
 }
 

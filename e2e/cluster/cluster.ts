@@ -51,6 +51,8 @@ export interface StartOptions {
   log?: (line: string) => void;
   /** Added to each node's KubeletConfiguration, for example `{ containerLogMaxSize: '1Mi' }`. */
   kubeletConfig?: Record<string, unknown>;
+  /** The same for the node with this number alone, from 1. */
+  nodeKubeletConfig?: Record<number, Record<string, unknown>>;
   /** Added to the components' arguments, for example a short node monitor grace period. */
   extraArgs?: Partial<Record<ComponentKind, string[]>>;
   /** OCI archives that every node gets; pause, DNS and `ringmaster.local/busybox:1` it gets anyway. */
@@ -296,8 +298,16 @@ async function startLocked(options: StartOptions, { settings, binDir, cacheDir, 
     busyboxImage(cacheDir),
   ]);
   const [pause, dns] = images;
-  const { extraArgs = {}, kubeletConfig = {} } = options;
-  const plan: ClusterPlan = { settings, binDir, nodes, extraArgs, kubeletConfig, pauseImage: pause.name };
+  const { extraArgs = {}, kubeletConfig = {}, nodeKubeletConfig = {} } = options;
+  const plan: ClusterPlan = {
+    settings,
+    binDir,
+    nodes,
+    extraArgs,
+    kubeletConfig,
+    nodeKubeletConfig,
+    pauseImage: pause.name,
+  };
   const tars = [...images.map((image) => image.tar), ...(options.images ?? [])];
   const present = await useRunning(plan, tars, log);
   if (present !== undefined) return present;

@@ -70,7 +70,7 @@ function networkConfig(plan: ClusterPlan, node: number): unknown {
   };
 }
 
-function kubeletConfig({ settings, kubeletConfig: extra }: ClusterPlan, node: number): unknown {
+function kubeletConfig({ settings, kubeletConfig: extra, nodeKubeletConfig }: ClusterPlan, node: number): unknown {
   const dir = nodeDir(settings, node);
   const pki = pkiDir(settings);
   return {
@@ -109,6 +109,7 @@ function kubeletConfig({ settings, kubeletConfig: extra }: ClusterPlan, node: nu
     imageGCHighThresholdPercent: 100,
     imageGCLowThresholdPercent: 99,
     ...extra,
+    ...nodeKubeletConfig[node],
   };
 }
 

@@ -20,6 +20,8 @@ export interface ClusterPlan {
   extraArgs: Partial<Record<ComponentKind, string[]>>;
   /** Added to each node's KubeletConfiguration, for example `containerLogMaxSize`. */
   kubeletConfig: Record<string, unknown>;
+  /** Added after it to that of the node with this number. */
+  nodeKubeletConfig: Record<number, Record<string, unknown>>;
   /** Full name of the image that every pod's sandbox runs. */
   pauseImage: string;
 }

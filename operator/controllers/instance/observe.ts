@@ -57,6 +57,8 @@ export interface PodView {
   readonly isStopCommandSent: boolean;
   /** Nothing but the program uses the pod: no other container runs in it, and no port of the node is taken. */
   readonly isProgramAlone: boolean;
+  /** It runs, but what ran before it could not start its runtime: until when that counts, and what it said. */
+  readonly doubt: { readonly untilMs: number; readonly message: string } | undefined;
 }
 
 /** What the pod's condition says of `readiness.logPattern`. */
@@ -105,7 +107,26 @@ export function viewPod(pod: Pod): PodView {
     deletionDueMs: deletionDueMs(pod),
     createdMs: Date.parse(metadata.creationTimestamp ?? '') || 0,
     isProgramAlone: isProgramAlone(pod),
+    doubt: doubtOf(pod, container),
   };
+}
+
+/** A launcher that starts anew after it found its runtime missing runs until it finds that again: it gets so long. */
+const doubtMs = 15_000;
+
+function doubtOf(pod: Pod, container: ContainerStatus | undefined): PodView['doubt'] {
+  const running = container?.state?.running;
+  const last = container?.lastState?.terminated;
+  const missing = running === undefined || last === undefined ? undefined : runtimeMissing(pod, last);
+  if (missing?.message === undefined) return undefined;
+  return { untilMs: (Date.parse(running?.startedAt ?? '') || 0) + doubtMs, message: missing.message };
+}
+
+/** The view as it counts now: while there is doubt, what was found last still holds. */
+export function judgeDoubt(view: PodView, nowMs: number): PodView {
+  const { doubt } = view;
+  if (doubt === undefined || nowMs >= doubt.untilMs) return { ...view, doubt: undefined };
+  return { ...view, phase: 'blocked', isReady: false, cause: 'RuntimeMissing', message: doubt.message };
 }
 
 /** A kubelet that never started a container says, when the pod has gone, that it "terminated": without id and start time. */

@@ -7,7 +7,7 @@
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { restartedAtAnnotation } from '../../names.ts';
 import type { Reason } from '../../names.ts';
-import { isOver } from './observe.ts';
+import { isOver, judgeDoubt } from './observe.ts';
 import type { PodView } from './observe.ts';
 import { overlayFaults } from './overlay.ts';
 import { podHash } from './pod.ts';
@@ -67,8 +67,10 @@ export const overdueUnprovenMs = 300_000;
 /** A pod that was lost within this time of its making is not made again earlier: a node that refuses each pod must not be stormed. */
 const lostPauseMs = 10_000;
 
-export function plan(observed: Observed): Plan {
-  const { instance, pods } = observed;
+export function plan(seen: Observed): Plan {
+  const pods = seen.pods.map((pod) => judgeDoubt(pod, seen.nowMs));
+  const observed = { ...seen, pods };
+  const { instance } = observed;
   const newest = newestPod(pods);
   if (instance.metadata.deletionTimestamp !== undefined) return { ...planDeleted(observed, newest), newest };
   const service = planService(observed);
@@ -111,7 +113,12 @@ function planRunning(observed: Observed, newest: PodView | undefined): Decision 
   if (newest.phase === 'lost') return planLost(observed, newest);
   const leftovers =
     newest.phase === 'running' ? observed.pods.filter((pod) => pod !== newest && pod.deletionDueMs === undefined) : [];
-  return { actions: leftovers.map((pod) => ({ type: 'remove-pod', pod })), situation: { at: 'pod' }, pod: newest };
+  return {
+    actions: leftovers.map((pod) => ({ type: 'remove-pod', pod })),
+    situation: { at: 'pod' },
+    pod: newest,
+    ...(newest.doubt === undefined ? {} : { requeueAfterMs: newest.doubt.untilMs - observed.nowMs }),
+  };
 }
 
 /** Why no pod can be made of it. What runs already goes on. */

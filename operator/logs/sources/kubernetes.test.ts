@@ -744,3 +744,16 @@ test('kubernetes log source: the first container of a new pod that nobody saw le
   assert.deepEqual(reader.lines, ['1', '3']);
   await reader.stop();
 });
+
+test('kubernetes log source: a last line without an end in a file of its own is given, after a gap', async () => {
+  const lab = new Lab();
+  await lab.write('1', '2');
+  const reader = new LogReader(lab, { tail: 100 });
+  await reader.untilLines(2);
+  lab.server.rotate();
+  lab.server.cut('eof');
+  lab.put('last', true);
+  lab.server.finish();
+  await reader.until(() => reader.isDone, 'the end');
+  assert.deepEqual(reader.texts, ['1', '2', '<gap>', 'last', '<end>']);
+});

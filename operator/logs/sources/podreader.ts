@@ -213,6 +213,10 @@ export class PodReader {
 
   /** Neither log holds the position: the file that held it was rotated away, or more than one container has come and gone since. */
   async *#withoutPosition(current: PodLog, seen: PodLog, position: Position): AsyncGenerator<LogEvent, Outcome> {
+    await current.peek(this.#limits.scanQuietMs);
+    if (current.hasEnded && current.linesSeen === 0) {
+      return yield* this.#giveLoneRest(current);
+    }
     const isSame = await this.#isSameLog(current, seen);
     if (isSame && this.#isNextFile(current)) {
       return yield* this.#follow(current);
@@ -237,6 +241,30 @@ export class PodReader {
       return 'again';
     }
     return yield* this.#follow(current);
+  }
+
+  /** All that this file has is a line without `\n`: the files before it were rotated away. Seen twice, it is a line. */
+  *#giveLoneRest(current: PodLog): Generator<LogEvent, Outcome> {
+    if (this.#start !== undefined && 'tail' in this.#start) {
+      this.#position = undefined;
+      return 'again';
+    }
+    current.skipNothing();
+    const evidence = current.restHash;
+    if (evidence === undefined || evidence !== this.#evidence) {
+      this.#evidence = evidence;
+      return evidence === undefined ? 'unsure' : 'again';
+    }
+    const rest = current.takeRest();
+    if (rest === undefined) {
+      return 'unsure';
+    }
+    if (!this.#say('gap')) {
+      yield { type: 'gap', lines: undefined, cause: 'rotated' };
+    }
+    this.#accept(rest);
+    yield rest;
+    return 'again';
   }
 
   /** Whether this log begins with the file that was seen to follow the one that was read to its end. */
