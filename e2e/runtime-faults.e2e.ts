@@ -147,6 +147,12 @@ test('exactly once: the kubelets are restarted', async () => {
   noGaps(sidecarRuntimes);
 });
 
+test('exactly once: the Docker Engine is killed and started again', async () => {
+  await restartEngine();
+  await exact('Engine SIGKILL');
+  noGaps(['docker']);
+});
+
 test('exactly once: the pods are deleted, and the last lines of the old ones come before the first of the new', async () => {
   for (const runtime of runtimes) await world.kubectl(['delete', 'pod', await podOf(world, runtime), '--wait=false']);
   await eventually('all to live again', () =>
@@ -171,6 +177,7 @@ test('exactly once: the end is told after the last line', async () => {
     ),
   );
   for (const runtime of runtimes) ledgers[runtime].check(runtime);
+  assert.deepEqual(await containersOf(ids.docker), [], 'no container is left in the Engine');
 });
 
 test('exactly once: what retention took while a client was away is announced with its number, and the rest is complete', async () => {

@@ -1,7 +1,9 @@
 /** What the tests of the runtimes share: one program under each of them, typing into it, and the books on what it wrote. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import Docker from 'dockerode';
 import { Client } from 'undici';
 import { waitUntil } from './cluster/wait.ts';
 import type { Message, Spec, World } from './live-harness.ts';
@@ -211,4 +213,45 @@ export function openTerminal(world: World, args: readonly string[]): Terminal {
     until: (pattern) => within(`show ${String(pattern)}`, () => pattern.test(shown)),
     ended: () => closed,
   };
+}
+
+function engineSocket(): string {
+  const path = process.env.RINGMASTER_DOCKER_SOCKET;
+  assert.ok(path !== undefined, 'RINGMASTER_DOCKER_SOCKET is not set: run these tests by e2e/test.ts');
+  return path;
+}
+
+/** Names of the Engine's containers, running or not, of the Instance with this id. */
+export async function containersOf(id: string): Promise<string[]> {
+  const docker = new Docker({ socketPath: engineSocket() });
+  const found = await docker.listContainers({
+    all: true,
+    filters: { label: [`ringmaster.dev/instance-id=${id}`] },
+  });
+  return found.flatMap(({ Names }) => Names);
+}
+
+/** Kills the Docker Engine and starts it again as it was; with live-restore its containers go on. */
+export async function restartEngine(): Promise<void> {
+  const socketPath = engineSocket();
+  const pid = Number(await readFile(join(dirname(socketPath), 'docker.pid'), 'utf8'));
+  const [program = '', ...args] = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0').slice(0, -1);
+  process.kill(pid, 'SIGKILL');
+  await waitUntil({
+    what: 'the Docker Engine to end',
+    timeoutMs: 10_000,
+    check: async () => (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')) === '',
+  });
+  // As at first: a group of its own, which the run ends by its folder's name.
+  spawn(program, args, { stdio: 'ignore', detached: true }).unref();
+  const docker = new Docker({ socketPath });
+  await waitUntil({
+    what: 'the Docker Engine to answer',
+    timeoutMs: 30_000,
+    check: () =>
+      docker.ping().then(
+        () => true,
+        () => false,
+      ),
+  });
 }

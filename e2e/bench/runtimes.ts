@@ -11,6 +11,7 @@ import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Bench } from '../bench.ts';
 import { ensurePackages } from '../cluster/packages.ts';
+import { waitUntil } from '../cluster/wait.ts';
 import { pidsInPod } from '../pids.ts';
 import { countFrames } from './readers/frames.ts';
 import type { Frames } from './readers/frames.ts';
@@ -256,6 +257,15 @@ async function withWebsocketd<T>(bench: Bench, { podUid }: Started, use: (url: s
   const args = ['--address=127.0.0.1', `--port=${websocketdPort}`, '--loglevel=fatal', 'tail', '-n', '+1', '-F', file];
   const child = spawn('websocketd', args, { stdio: 'ignore' });
   try {
+    await waitUntil({
+      what: 'websocketd to listen',
+      timeoutMs: 10_000,
+      check: () =>
+        fetch(`http://127.0.0.1:${websocketdPort}/`).then(
+          () => true,
+          () => false,
+        ),
+    });
     return await use(`ws://127.0.0.1:${websocketdPort}/`);
   } finally {
     child.kill('SIGKILL');
