@@ -19,6 +19,8 @@ import {
 } from './live-harness.ts';
 import type { Message, World } from './live-harness.ts';
 import {
+  containersOf,
+  restartEngine,
   countingScript,
   Ledger,
   pidsOf,

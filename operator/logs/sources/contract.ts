@@ -19,6 +19,8 @@ export interface LogHarness {
   cut(kind: 'eof' | 'reset'): Promise<void>;
   /** The instance is stopped for good. */
   finish(): Promise<void>;
+  /** The place that keeps the log ends with the workload: who comes later finds nothing. */
+  readonly isGoneWhenFinished?: boolean;
   /** Lets time pass for everybody; real or fake. */
   pass(ms: number): Promise<void>;
   close(): Promise<void>;
@@ -299,6 +301,9 @@ const faultCases: Record<string, Case> = {
     await harness.finish();
     await live.until(() => live.isDone, 'the end');
     assert.deepEqual(live.texts, [...numbered(1, 10), 'bye', '<end>']);
+    if (harness.isGoneWhenFinished === true) {
+      return;
+    }
     const late = new LogReader(harness, { tail: 3 });
     await late.until(() => late.isDone, 'the end');
     assert.deepEqual(late.texts, ['line 9', 'line 10', 'bye', '<end>']);
