@@ -129,12 +129,12 @@ export function judgeDoubt(view: PodView, nowMs: number): PodView {
   return { ...view, phase: 'blocked', isReady: false, cause: 'RuntimeMissing', message: doubt.message };
 }
 
-/** A kubelet that never started a container says, when the pod has gone, that it "terminated": without id and start time. */
+/** A kubelet that never started a container says, when the pod has gone, that it "terminated": without an id, and with null for its start time. */
 function hasStarted({ status }: Pod, container: ContainerStatus | undefined): boolean {
   if (container === undefined) return status?.phase !== undefined && status.phase !== 'Pending';
   const { state, lastState, restartCount } = container;
   const ended = state?.terminated;
-  const hasEnded = ended !== undefined && (ended.containerID !== undefined || ended.startedAt !== undefined);
+  const hasEnded = Boolean(ended?.containerID) || Boolean(ended?.startedAt);
   return state?.running !== undefined || hasEnded || lastState?.terminated !== undefined || restartCount > 0;
 }
 

@@ -127,7 +127,9 @@ test('buildStatus: a pod that goes is named as ending, and as unstarted only whi
     phase: 'Pending',
     containerStatuses: [containerStatus({ state: { waiting: { reason: 'ImagePullBackOff' } } })],
   };
-  const neverMade = containerStatus({ state: { terminated: { exitCode: 137, reason: 'ContainerStatusUnknown' } } });
+  // Null as Kubernetes writes a time that is not known; the types do not say so.
+  const unknownEnd = { exitCode: 137, reason: 'ContainerStatusUnknown', startedAt: null as unknown as string };
+  const neverMade = containerStatus({ state: { terminated: unknownEnd } });
   const ran = containerStatus({ state: { terminated: { exitCode: 0, startedAt: '2026-01-01T00:59:00Z' } } });
   assert.deepEqual(sequencesOf(makePod(makeInstance(), { status: pulling })), [undefined, undefined]);
   assert.deepEqual(sequencesOf(goingPod(pulling)), [1, 1]);
