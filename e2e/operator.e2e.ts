@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Cluster } from './cluster/cluster.ts';
 import type { InstanceObject, Namespace, PodObject } from './harness.ts';
 import {
@@ -141,9 +142,10 @@ describe('the leader', () => {
 
   test('ended by SIGTERM: the other leads within 2 s', async () => {
     const leader = await settle();
-    await cluster.kubectl(['delete', 'pod', leader.pod, '-n', releaseNamespace, '--wait=false']);
-    // Its last word says when the signal came: the kubelet takes a moment to send it.
+    // Its last word says when the signal came: the kubelet takes a moment to send it. It is gone soon after: the reader has to be there before.
     const log = cluster.kubectl(['logs', leader.pod, '-n', releaseNamespace, '--follow', '--tail=5']);
+    await sleep(1000);
+    await cluster.kubectl(['delete', 'pod', leader.pod, '-n', releaseNamespace, '--wait=false']);
     const next = await anotherLeader(leader);
     const stopping = (await log)
       .split('\n')

@@ -73,12 +73,19 @@ export class Typist {
  * and so does SIGTERM.
  */
 export const countingScript = `
-life=$(cat /proc/sys/kernel/random/uuid); i=0
-trap 'echo "$life end $i"; exit 0' TERM
-while :; do
+life=$(cat /proc/sys/kernel/random/uuid); i=0; stop=
+trap 'stop=0' TERM
+rm -f /tmp/crash
+exec 3<&0
+while read -r line; do [ "$line" != crash ] || : >/tmp/crash; done <&3 &
+while [ -z "$stop" ]; do
   k=0; while [ $k -lt 10 ]; do i=$((i+1)); k=$((k+1)); echo "$life $i"; done
-  if read -t 0.02 line && [ "$line" = crash ]; then echo "$life end $i"; exit 1; fi
-done`;
+  sleep 0.02
+  [ ! -e /tmp/crash ] || stop=1
+done
+kill $!
+echo "$life end $i"
+exit $stop`;
 
 interface Life {
   last: number;
