@@ -19,6 +19,19 @@ export interface LogTarget {
   readonly isFinished: boolean;
 }
 
+/** Before anything is known of an instance. */
+export const noTarget: LogTarget = {
+  namespace: '',
+  podName: undefined,
+  podIP: undefined,
+  podSequence: 0,
+  restarts: 0,
+  endingPodSequence: 0,
+  unstartedPodSequence: 0,
+  isStarting: false,
+  isFinished: false,
+};
+
 /** The present target, and a way to wait for another. */
 export interface TargetWatch {
   current(): LogTarget;

@@ -5,21 +5,9 @@
  */
 import type { Instance, InstanceSpec, Runtime } from '../api/v1alpha1/instance.ts';
 import { parseQuantity } from '../api/v1alpha1/quantity.ts';
+import { noTarget } from '../logs/target.ts';
 import type { LogTarget, TargetWatch } from '../logs/target.ts';
 import type { InstanceDirectory, InstanceInfo } from './ports.ts';
-
-/** Before anything is known of an Instance. */
-const noTarget: LogTarget = {
-  namespace: '',
-  podName: undefined,
-  podIP: undefined,
-  podSequence: 0,
-  restarts: 0,
-  endingPodSequence: 0,
-  unstartedPodSequence: 0,
-  isStarting: false,
-  isFinished: false,
-};
 
 interface Entry {
   target: LogTarget;

@@ -6,6 +6,7 @@
  */
 import type { Client, LogOptions, ObjectRef, Status } from '../runtime/client.ts';
 import { ApiError } from '../runtime/client.ts';
+import { noTarget } from '../logs/target.ts';
 import type { LogTarget, TargetWatch } from '../logs/target.ts';
 
 export interface LogRecord {
@@ -72,15 +73,7 @@ export class LogServer {
   readonly #cuts: ('eof' | 'reset')[] = [];
   readonly #pods = new Map<string, Pod>();
   readonly #waiting = new Set<() => void>();
-  #target: LogTarget = {
-    namespace: this.namespace,
-    podName: undefined,
-    podSequence: 0,
-    restarts: 0,
-    endingPodSequence: 0,
-    unstartedPodSequence: 0,
-    isFinished: false,
-  };
+  #target: LogTarget = { ...noTarget, namespace: this.namespace };
 
   readonly target: TargetWatch = {
     current: () => this.#target,

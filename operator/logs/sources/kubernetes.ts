@@ -46,6 +46,7 @@ import { readLastLines } from './lastlines.ts';
 import { PodLogs } from './podlogs.ts';
 import { PodReader } from './podreader.ts';
 import type { Outcome, PodStart } from './podreader.ts';
+import { endWithoutPod, TargetFollow } from './targetfollow.ts';
 
 /** Limits of the Kubernetes log source; each is a field of the options, to be lowered in tests. */
 export const kubernetesLogLimits = {
@@ -152,10 +153,8 @@ type PodOutcome = Outcome | 'waiting' | 'gone';
 
 class Follower {
   readonly #options: Options;
-  readonly #signal: AbortSignal;
-  readonly #stop = new AbortController();
+  readonly #follow: TargetFollow;
   #reader: PodReader | undefined;
-  #wake: (() => void) | undefined;
   #idleMs = 0;
   #lastOutcome: PodOutcome | undefined;
   #retryAfterMs = 0;
@@ -166,32 +165,17 @@ class Follower {
 
   constructor(options: Options, signal: AbortSignal) {
     this.#options = options;
-    this.#signal = AbortSignal.any([signal, this.#stop.signal]);
+    this.#follow = new TargetFollow({ ...options, signal, onChange: () => this.#reader?.poke() });
+  }
+
+  get #signal(): AbortSignal {
+    return this.#follow.signal;
   }
 
   async *run(start: Start): AsyncGenerator<LogEvent> {
     const podStart: PodStart =
       'after' in start ? { after: decodeCursor(this.#options.instanceUid, start.after) } : { tail: start.tail };
-    if ('tail' in start && start.tail === 0 && this.#options.target.current().isFinished) {
-      // Nothing new will come, and of the old nothing was asked for.
-      yield { type: 'end' };
-      return;
-    }
-    void this.#watchTarget();
-    try {
-      for await (const event of this.#pods(podStart)) {
-        if (event.type === 'gap') {
-          this.#options.observer?.gap?.(event.cause);
-        }
-        yield event;
-      }
-    } catch (error) {
-      if (!this.#signal.aborted) {
-        throw error;
-      }
-    } finally {
-      this.#stop.abort();
-    }
+    yield* this.#follow.run(start, this.#pods(podStart));
   }
 
   /** From pod to pod, until the instance is finished and its last pod is read to the end. */
@@ -201,10 +185,10 @@ class Follower {
       const reader = this.#reader ?? (yield* this.#adopt(target, start));
       if (reader === undefined) {
         if (target.isFinished && target.podName === undefined) {
-          yield* endWithoutPod(start);
+          yield* endWithoutPod('after' in start ? start.after.podSequence : 0);
           return;
         }
-        await this.#sleep(this.#options.limits.idleMsMax, target);
+        await this.#follow.sleep(this.#options.limits.idleMsMax, target);
         continue;
       }
       const { position } = reader;
@@ -325,53 +309,11 @@ class Follower {
     const [minMs, maxMs] = boundsOf(outcome, limits);
     this.#idleMs = isRepeated ? Math.min(2 * this.#idleMs, maxMs) : minMs;
     if (outcome === 'broken') {
-      await this.#sleep(Math.max(this.#retryAfterMs, this.#idleMs * (0.5 + random() / 2)), seen);
+      await this.#follow.sleep(Math.max(this.#retryAfterMs, this.#idleMs * (0.5 + random() / 2)), seen);
     } else if (outcome !== 'again' || isRepeated) {
-      await this.#sleep(this.#idleMs, seen);
+      await this.#follow.sleep(this.#idleMs, seen);
     }
   }
-
-  /** Returns at once if the target is no longer the one that was acted on. */
-  async #sleep(delayMs: number, seen: LogTarget): Promise<void> {
-    if (this.#options.target.current() !== seen) {
-      return;
-    }
-    const woken = new AbortController();
-    this.#wake = () => {
-      woken.abort();
-    };
-    try {
-      await this.#options.clock.after(delayMs, AbortSignal.any([this.#signal, woken.signal]));
-    } catch {
-      // Woken early or stopped: the loop looks for itself.
-    } finally {
-      this.#wake = undefined;
-    }
-  }
-
-  /** Each change of the target ends whatever wait there is. */
-  async #watchTarget(): Promise<void> {
-    const { target } = this.#options;
-    try {
-      for (let seen = target.current(); !this.#signal.aborted;) {
-        seen = await target.changed(seen, this.#signal);
-        this.#wake?.();
-        this.#reader?.poke();
-      }
-    } catch (error) {
-      if (!this.#signal.aborted) {
-        this.#options.log.error({ cause: messageOf(error) }, 'Cannot watch the log target any more');
-      }
-    }
-  }
-}
-
-/** The instance is finished and its pod is gone: what followed a position cannot be had any more. */
-function* endWithoutPod(start: PodStart): Generator<LogEvent> {
-  if ('after' in start && start.after.podSequence > 0) {
-    yield { type: 'gap', lines: undefined, cause: 'pod-deleted' };
-  }
-  yield { type: 'end' };
 }
 
 function boundsOf(outcome: PodOutcome, limits: KubernetesLogLimits): readonly [number, number] {

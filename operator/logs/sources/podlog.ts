@@ -22,6 +22,7 @@ import {
 } from '../resume.ts';
 import type { Position, Stamp } from '../resume.ts';
 import type { Cursor, LogBatch } from '../source.ts';
+import { QuietWait } from './quietwait.ts';
 
 /** The part of a clock that log streams need. */
 export type Timer = Pick<Clock, 'elapsed' | 'after'>;
@@ -132,9 +133,7 @@ export class PodLog {
   #batch: PodLogBatch;
   #end: PodLogEnd | undefined;
   #pending: Promise<void> | undefined;
-  #waiter: ((outcome: 'chunk' | 'quiet') => void) | undefined;
-  #timer: { readonly deadline: number; readonly abort: AbortController } | undefined;
-  #deadline = 0;
+  readonly #wait: QuietWait<'chunk'>;
   #seek: Seek | 'seeking';
   /** The next line follows the searched one directly: its stamp is right whatever it is. */
   #isAtPosition = false;
@@ -149,6 +148,7 @@ export class PodLog {
 
   constructor(options: PodLogOptions) {
     this.#options = options;
+    this.#wait = new QuietWait(options.clock);
     this.#iterator = options.bytes[Symbol.asyncIterator]();
     this.#splitter = new LineSplitter({
       lineBytesMax: options.lineBytesMax,
@@ -263,12 +263,11 @@ export class PodLog {
 
   /** Makes a waiting `read` or `seek` give `quiet` now. */
   poke(): void {
-    this.#waiter?.('quiet');
+    this.#wait.wake('quiet');
   }
 
   close(): void {
-    this.#timer?.abort.abort();
-    this.#timer = undefined;
+    this.#wait.close();
     this.#options.abort();
     void this.#iterator.return?.().catch(ignoreAfterClose);
   }
@@ -293,14 +292,7 @@ export class PodLog {
   /** Takes one chunk in, or learns of the end. */
   async #fill(quietMs: number): Promise<'chunk' | 'quiet'> {
     this.#pending ??= this.#pull();
-    const outcome = new Promise<'chunk' | 'quiet'>((resolve) => {
-      this.#waiter = resolve;
-    });
-    this.#deadline = this.#options.clock.elapsed() + quietMs;
-    this.#setTimer();
-    const result = await outcome;
-    this.#waiter = undefined;
-    return result;
+    return await this.#wait.until(this.#options.clock.elapsed() + quietMs);
   }
 
   async #pull(): Promise<void> {
@@ -315,36 +307,7 @@ export class PodLog {
       this.#end = { type: 'end', cause: 'broken', detail: error instanceof Error ? error.message : String(error) };
     }
     this.#pending = undefined;
-    this.#waiter?.('chunk');
-  }
-
-  /** One timer at a time, re-armed for what is left when it fires: a busy stream must not pay for a timer with each chunk. */
-  #setTimer(): void {
-    if (this.#timer !== undefined && this.#timer.deadline <= this.#deadline) {
-      return;
-    }
-    this.#timer?.abort.abort();
-    const timer = { deadline: this.#deadline, abort: new AbortController() };
-    this.#timer = timer;
-    const delayMs = Math.max(1, timer.deadline - this.#options.clock.elapsed());
-    void this.#options.clock.after(delayMs, timer.abort.signal).then(() => {
-      this.#onTimer(timer);
-    }, ignoreAfterClose);
-  }
-
-  #onTimer(timer: { readonly abort: AbortController }): void {
-    if (this.#timer !== timer || timer.abort.signal.aborted) {
-      return;
-    }
-    this.#timer = undefined;
-    if (this.#waiter === undefined) {
-      return;
-    }
-    if (this.#options.clock.elapsed() >= this.#deadline) {
-      this.#waiter('quiet');
-    } else {
-      this.#setTimer();
-    }
+    this.#wait.wake('chunk');
   }
 
   #take(chunk: Uint8Array): void {

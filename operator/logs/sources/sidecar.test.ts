@@ -16,6 +16,7 @@ import { systemClock } from '../../runtime/clock.ts';
 import { createSidecarClient } from '../../sidecar/client.ts';
 import type { SidecarClient, sidecarTimeouts } from '../../sidecar/client.ts';
 import type { LogSource } from '../source.ts';
+import { noTarget } from '../target.ts';
 import type { LogTarget, TargetWatch } from '../target.ts';
 import { LogReader, testLogSourceContract } from './contract.ts';
 import type { LogHarness } from './contract.ts';
@@ -34,16 +35,7 @@ class Lab implements LogHarness, TargetWatch {
   readonly #closed = new AbortController();
   #workload: ChildProcess | undefined;
   #feed: FileHandle | undefined;
-  #target: LogTarget = {
-    namespace: 'games',
-    podName: undefined,
-    podIP: undefined,
-    podSequence: 0,
-    restarts: 0,
-    endingPodSequence: 0,
-    unstartedPodSequence: 0,
-    isFinished: false,
-  };
+  #target: LogTarget = { ...noTarget, namespace: 'games' };
   readonly #waiting = new Set<() => void>();
 
   private constructor(proxy: Proxy, options: LabOptions) {

@@ -24,7 +24,7 @@
  * if it had everything. The cursor of `tail()` does not know its run, so a restart just after it is not told. A program that crashes inside a
  * line shows it only when it is started again, or its pod ends.
  */
-import { messageOf, OperatorError } from '../../errors.ts';
+import { OperatorError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
 import type { SidecarClient } from '../../sidecar/client.ts';
 import { lineBytesMax } from '../source.ts';
@@ -37,6 +37,7 @@ import type { SidecarPosition } from './sidecarcursor.ts';
 import { readSidecarTail } from './sidecartail.ts';
 import { SidecarPod } from './sidecarpod.ts';
 import type { PodOutcome, PodStart } from './sidecarpod.ts';
+import { endWithoutPod, TargetFollow } from './targetfollow.ts';
 
 /** Limits of the sidecar log source; each is a field of the options, to be lowered in tests. */
 export const sidecarLogLimits = {
@@ -114,41 +115,24 @@ const beginning: PodStart = { epoch: undefined, offset: 0, run: 0 };
 
 class Follower {
   readonly #options: SidecarOptions;
-  readonly #signal: AbortSignal;
-  readonly #stop = new AbortController();
+  readonly #follow: TargetFollow;
   #pod: SidecarPod | undefined;
-  #wake: (() => void) | undefined;
   #waitMs = 0;
   #lastOutcome: PodOutcome | undefined;
   #unreachableSince: number | undefined;
 
   constructor(options: SidecarOptions, signal: AbortSignal) {
     this.#options = options;
-    this.#signal = AbortSignal.any([signal, this.#stop.signal]);
+    this.#follow = new TargetFollow({ ...options, signal, onChange: () => this.#pod?.poke() });
+  }
+
+  get #signal(): AbortSignal {
+    return this.#follow.signal;
   }
 
   async *run(start: Start): AsyncGenerator<LogEvent> {
     const after = 'after' in start ? decodeCursor(this.#options.instanceUid, start.after) : undefined;
-    if ('tail' in start && start.tail === 0 && this.#options.target.current().isFinished) {
-      // Nothing new will come, and of the old nothing was asked for.
-      yield { type: 'end' };
-      return;
-    }
-    void this.#watchTarget();
-    try {
-      for await (const event of this.#pods('tail' in start ? start.tail : 0, after)) {
-        if (event.type === 'gap') {
-          this.#options.observer?.gap?.(event.cause);
-        }
-        yield event;
-      }
-    } catch (error) {
-      if (!this.#signal.aborted) {
-        throw error;
-      }
-    } finally {
-      this.#stop.abort();
-    }
+    yield* this.#follow.run(start, this.#pods('tail' in start ? start.tail : 0, after));
   }
 
   /** From pod to pod, until the instance is finished and its last pod is read to the end. */
@@ -158,10 +142,10 @@ class Follower {
       const pod = this.#pod ?? (yield* this.#adopt(target, tail, after));
       if (pod === undefined) {
         if (target.isFinished && target.podName === undefined) {
-          yield* endWithoutPod(after);
+          yield* endWithoutPod(after?.podSequence ?? 0);
           return;
         }
-        await this.#sleep(this.#options.limits.idleMsMax, target);
+        await this.#follow.sleep(this.#options.limits.idleMsMax, target);
         continue;
       }
       const outcome = yield* this.#attempt(pod, target);
@@ -271,54 +255,12 @@ class Follower {
       return;
     }
     if (outcome === 'waiting') {
-      await this.#sleep(limits.idleMsMax, seen);
+      await this.#follow.sleep(limits.idleMsMax, seen);
       return;
     }
     const isIdle = outcome === 'drained';
     const [minMs, maxMs] = isIdle ? [limits.idleMsMin, limits.idleMsMax] : [limits.faultMsMin, limits.faultMsMax];
     this.#waitMs = isRepeated ? Math.min(2 * this.#waitMs, maxMs) : minMs;
-    await this.#sleep(this.#waitMs * (0.5 + random() / 2), seen);
+    await this.#follow.sleep(this.#waitMs * (0.5 + random() / 2), seen);
   }
-
-  /** Returns at once if the target is no longer the one that was acted on. */
-  async #sleep(delayMs: number, seen: LogTarget): Promise<void> {
-    if (this.#options.target.current() !== seen) {
-      return;
-    }
-    const woken = new AbortController();
-    this.#wake = () => {
-      woken.abort();
-    };
-    try {
-      await this.#options.clock.after(delayMs, AbortSignal.any([this.#signal, woken.signal]));
-    } catch {
-      // Woken early or stopped: the loop looks for itself.
-    } finally {
-      this.#wake = undefined;
-    }
-  }
-
-  /** Each change of the target ends whatever wait there is. */
-  async #watchTarget(): Promise<void> {
-    const { target } = this.#options;
-    try {
-      for (let seen = target.current(); !this.#signal.aborted;) {
-        seen = await target.changed(seen, this.#signal);
-        this.#wake?.();
-        this.#pod?.poke();
-      }
-    } catch (error) {
-      if (!this.#signal.aborted) {
-        this.#options.log.error({ cause: messageOf(error) }, 'Cannot watch the log target any more');
-      }
-    }
-  }
-}
-
-/** The instance is finished and its pod is gone: what followed a position cannot be had any more. */
-function* endWithoutPod(after: SidecarPosition | undefined): Generator<LogEvent> {
-  if (after !== undefined && after.podSequence > 0) {
-    yield { type: 'gap', lines: undefined, cause: 'pod-deleted' };
-  }
-  yield { type: 'end' };
 }

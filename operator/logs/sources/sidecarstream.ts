@@ -3,6 +3,7 @@ import type { SidecarLog } from '../../sidecar/client.ts';
 import { LineSplitter } from '../lines.ts';
 import type { Cursor, LogBatch } from '../source.ts';
 import type { Timer } from './podlog.ts';
+import { QuietWait } from './quietwait.ts';
 import { encodeCursor } from './sidecarcursor.ts';
 
 export interface SidecarStreamOptions {
@@ -21,8 +22,6 @@ export type StreamRead =
   | { readonly type: 'poked' }
   /** `reason` is the sidecar's; undefined: it was cut, as `fault` says where that is known. */
   | { readonly type: 'end'; readonly reason: string | undefined; readonly fault: unknown };
-
-type Outcome = 'arrived' | 'quiet' | 'poked';
 
 /** Lines and the offsets just after them; cursors are made on demand. */
 export class SidecarBatch implements LogBatch {
@@ -56,15 +55,14 @@ export class SidecarStream {
   readonly #splitter: LineSplitter;
   #batch: SidecarBatch;
   #pending: Promise<StreamRead | undefined> | undefined;
-  #wake: ((outcome: Outcome) => void) | undefined;
-  #timer: { readonly deadline: number; readonly abort: AbortController } | undefined;
-  #deadline = 0;
+  readonly #wait: QuietWait<'arrived' | 'poked'>;
   #offset: number;
   #receivedOffset: number;
 
   constructor(options: SidecarStreamOptions) {
     const { log, lineBytesMax } = options;
     this.#options = options;
+    this.#wait = new QuietWait(options.clock);
     this.#iterator = log.bytes[Symbol.asyncIterator]();
     this.#offset = log.startOffset;
     this.#receivedOffset = log.startOffset;
@@ -94,7 +92,10 @@ export class SidecarStream {
     const deadline = this.#options.clock.elapsed() + quietMs;
     for (;;) {
       this.#pending ??= this.#pull();
-      const outcome = await this.#await(this.#pending, deadline);
+      void this.#pending.then(() => {
+        this.#wait.wake('arrived');
+      });
+      const outcome = await this.#wait.until(deadline);
       if (outcome !== 'arrived') {
         // What is under way stays so, for the next read.
         return { type: outcome };
@@ -115,12 +116,11 @@ export class SidecarStream {
 
   /** Makes a waiting `read` give `poked` now. */
   poke(): void {
-    this.#wake?.('poked');
+    this.#wait.wake('poked');
   }
 
   close(): void {
-    this.#timer?.abort.abort();
-    this.#timer = undefined;
+    this.#wait.close();
     this.#options.log.close();
     void this.#iterator.return?.().catch(ignoreAfterClose);
   }
@@ -153,48 +153,6 @@ export class SidecarStream {
     }
     this.#batch = new SidecarBatch(this.#options);
     return batch;
-  }
-
-  async #await(pending: Promise<unknown>, deadline: number): Promise<Outcome> {
-    const { promise, resolve } = Promise.withResolvers<Outcome>();
-    this.#wake = resolve;
-    this.#deadline = deadline;
-    void pending.then(() => {
-      resolve('arrived');
-    });
-    this.#setTimer();
-    const outcome = await promise;
-    this.#wake = undefined;
-    return outcome;
-  }
-
-  /** One timer at a time, re-armed for what is left when it fires: a busy stream must not pay for a timer with each chunk. */
-  #setTimer(): void {
-    if (this.#timer !== undefined && this.#timer.deadline <= this.#deadline) {
-      return;
-    }
-    this.#timer?.abort.abort();
-    const timer = { deadline: this.#deadline, abort: new AbortController() };
-    this.#timer = timer;
-    const { clock } = this.#options;
-    void clock.after(Math.max(1, timer.deadline - clock.elapsed()), timer.abort.signal).then(() => {
-      this.#onTimer(timer);
-    }, ignoreAfterClose);
-  }
-
-  #onTimer(timer: { readonly deadline: number }): void {
-    if (this.#timer !== timer) {
-      return;
-    }
-    this.#timer = undefined;
-    if (this.#wake === undefined) {
-      return;
-    }
-    if (this.#options.clock.elapsed() >= this.#deadline) {
-      this.#wake('quiet');
-    } else {
-      this.#setTimer();
-    }
   }
 }
 
