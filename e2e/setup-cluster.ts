@@ -116,7 +116,6 @@ async function install(
     RINGMASTER_TEST_CLUSTER: clusterName(),
     RINGMASTER_IMAGE: images.ringmaster.name,
     RINGMASTER_SIDECAR_IMAGE: images.sidecar.name,
-    RINGMASTER_CONSOLE_IMAGE: images.console.name,
     RINGMASTER_DOCKER_SOCKET: engine.socketPath,
     RINGMASTER_URL: await masterUrl(cluster),
     RINGMASTER_TOKEN: tokens.all,

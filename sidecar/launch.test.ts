@@ -7,7 +7,8 @@ import { writeFile, readFile } from 'node:fs/promises';
 import { before, test } from 'node:test';
 import { runtimeMissingExitCode } from './protocol.ts';
 import type { SidecarRuntime } from './protocol.ts';
-import { Rig, until } from './testing/rig.ts';
+import { until, withRig } from './testing/rig.ts';
+import type { Rig } from './testing/rig.ts';
 
 const shells: Record<string, readonly string[]> = { dash: ['dash'], busybox: ['busybox', 'sh'] };
 const runtimes: readonly SidecarRuntime[] = ['process', 'screen', 'tmux'];
@@ -56,15 +57,6 @@ async function settle(rig: Rig): Promise<void> {
     const [at] = (await readFile(rig.path('run/ingested'), 'utf8').catch(() => '0')).split(' ');
     return Number(at) === (await readFile(rig.path('terminal'))).length;
   }, 'everything taken over into the log');
-}
-
-async function withRig(runtime: SidecarRuntime, body: (rig: Rig) => Promise<void>): Promise<void> {
-  const rig = await Rig.create(runtime);
-  try {
-    await body(rig);
-  } finally {
-    await rig.close();
-  }
 }
 
 test('launch: the same program gives the same bytes under process, screen and tmux', async () => {

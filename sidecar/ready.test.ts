@@ -11,17 +11,13 @@ import { limits, paths } from './protocol.ts';
 import type { SidecarRuntime } from './protocol.ts';
 import { compileSearch, ReadyGate, visibleText } from './ready.ts';
 import { Starts } from './starts.ts';
-import { Rig, until } from './testing/rig.ts';
+import { until, withRig } from './testing/rig.ts';
+import type { Rig } from './testing/rig.ts';
 
 const runtimes: readonly SidecarRuntime[] = ['process', 'screen', 'tmux'];
 
-async function withRig(runtime: SidecarRuntime, pattern: string, body: (rig: Rig) => Promise<void>): Promise<void> {
-  const rig = await Rig.create(runtime, { RINGMASTER_READY_PATTERN: pattern });
-  try {
-    await body(rig);
-  } finally {
-    await rig.close();
-  }
+async function withPattern(runtime: SidecarRuntime, pattern: string, body: (rig: Rig) => Promise<void>): Promise<void> {
+  await withRig(runtime, body, { RINGMASTER_READY_PATTERN: pattern });
 }
 
 async function askReady(rig: Rig): Promise<{ status: number; body: string }> {
@@ -37,7 +33,7 @@ test('ready: a workload is ready when a line has matched since its present start
   // The colour is inside the word, the line end is late, and an earlier line only looks like it.
   const command = `echo "Done without a number"; printf 'D\\033[32mone\\033[0m (3.1s)!'; read -r a; echo; read -r b; exit 3`;
   for (const runtime of runtimes) {
-    await withRig(runtime, '^Done \\([0-9.]+s\\)!$', async (rig) => {
+    await withPattern(runtime, '^Done \\([0-9.]+s\\)!$', async (rig) => {
       assert.match((await askReady(rig)).body, /has not started yet/);
       const first = rig.launch(['dash'], ['dash', '-c', command]);
       const ended = once(first, 'exit');
@@ -66,13 +62,13 @@ test('ready: a workload is ready when a line has matched since its present start
 });
 
 test('ready: a pattern that cannot be used is told and harms nothing; without one there is no such path', async () => {
-  await withRig('process', '(unclosed', async (rig) => {
+  await withPattern('process', '(unclosed', async (rig) => {
     await until(async () => (await askReady(rig)).body.includes('missing closing )'), 'the reason');
     assert.equal((await askReady(rig)).status, 503);
     await until(() => rig.sidecarLog.includes('Cannot use the pattern for readiness'), 'an error line');
     assert.equal((await rig.call('GET', '/healthz')).status, 200);
   });
-  await withRig('process', '', async (rig) => {
+  await withPattern('process', '', async (rig) => {
     assert.equal((await askReady(rig)).status, 404);
   });
 });

@@ -17,8 +17,8 @@ import {
 import { headers } from './protocol.ts';
 import type { SidecarRuntime } from './protocol.ts';
 import { Starts } from './starts.ts';
-import { Rig, until } from './testing/rig.ts';
-import type { Reading } from './testing/rig.ts';
+import { until, withRig } from './testing/rig.ts';
+import type { Reading, Rig } from './testing/rig.ts';
 
 const runtimes: readonly SidecarRuntime[] = ['process', 'screen', 'tmux', 'docker'];
 /** A stranger to the docker launcher: what it notes is what launch.sh notes under `process`, and the sidecar serves both alike. */
@@ -31,15 +31,6 @@ async function withFolder(body: (folder: string) => Promise<void>): Promise<void
     await body(folder);
   } finally {
     await rm(folder, { recursive: true, force: true });
-  }
-}
-
-async function withRig(runtime: SidecarRuntime, body: (rig: Rig) => Promise<void>): Promise<void> {
-  const rig = await Rig.create(runtime);
-  try {
-    await body(rig);
-  } finally {
-    await rig.close();
   }
 }
 

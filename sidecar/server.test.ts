@@ -10,16 +10,11 @@ import type { TLSSocket } from 'node:tls';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { headers, limits, tlsOptions } from './protocol.ts';
-import { Rig, until } from './testing/rig.ts';
+import { Rig, until, withRig } from './testing/rig.ts';
 import type { Reading } from './testing/rig.ts';
 
-async function withRig(body: (rig: Rig) => Promise<void>, env: NodeJS.ProcessEnv = {}): Promise<void> {
-  const rig = await Rig.create('process', env);
-  try {
-    await body(rig);
-  } finally {
-    await rig.close();
-  }
+async function withProcess(body: (rig: Rig) => Promise<void>, env?: NodeJS.ProcessEnv): Promise<void> {
+  await withRig('process', body, env);
 }
 
 function connectTls(rig: Rig, key: Buffer, identity: string): TLSSocket {
@@ -33,7 +28,7 @@ function connectTls(rig: Rig, key: Buffer, identity: string): TLSSocket {
 }
 
 test('server: a wrong key, a wrong identity, another cipher and plain HTTP are refused in the handshake', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const outcome = (socket: TLSSocket): Promise<string> =>
       new Promise((resolve) => {
         socket.on('secureConnect', () => {
@@ -64,7 +59,7 @@ test('server: a wrong key, a wrong identity, another cipher and plain HTTP are r
 });
 
 test('server: offset, tail and follow give exact bytes, and the headers say which', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const content = Array.from({ length: 1000 }, (_, index) => `line ${index}\n`).join('');
     await writeFile(rig.path('log'), content, { flag: 'a' });
     await until(async () => (await rig.status()).log.endOffset === content.length, 'the size');
@@ -92,7 +87,7 @@ test('server: offset, tail and follow give exact bytes, and the headers say whic
 });
 
 test('server: any query is answered, by bytes of the log or by a plain refusal', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const content = Buffer.from('0123456789\n'.repeat(500));
     await writeFile(rig.path('log'), content, { flag: 'a' });
     await until(async () => (await rig.status()).log.endOffset === content.length, 'the size');
@@ -143,7 +138,7 @@ test('server: any query is answered, by bytes of the log or by a plain refusal',
 });
 
 test('server: a reader that takes nothing slows nobody and costs little memory', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const line = `${'x'.repeat(99)}\n`;
     await writeFile(rig.path('log'), line.repeat(500_000), { flag: 'a' });
     const slow = await Promise.all(Array.from({ length: 20 }, () => rig.read('offset=0&follow=true')));
@@ -165,7 +160,7 @@ test('server: a reader that takes nothing slows nobody and costs little memory',
 });
 
 test('server: two thousand strangers and half-open connections do not keep the Master out', async (t) => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const sockets: Socket[] = [];
     t.after(() => {
       for (const socket of sockets) {
@@ -195,7 +190,7 @@ test('server: two thousand strangers and half-open connections do not keep the M
 });
 
 test('server: readers beyond the limit are refused, and the others stay', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const readings: Reading[] = [];
     while (readings.length < limits.connectionsMax - 4) {
       // Not more at once than may be in the handshake.
@@ -212,7 +207,7 @@ test('server: readers beyond the limit are refused, and the others stay', async 
 });
 
 test('server: a client that dribbles its request is cut off in time', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const socket = connectTls(rig, rig.key, rig.uid);
     await once(socket, 'secureConnect');
     socket.on('error', () => undefined);
@@ -225,7 +220,7 @@ test('server: a client that dribbles its request is cut off in time', async () =
 });
 
 test('server: retention is announced to a resuming reader, in bytes and lines', async () => {
-  await withRig(
+  await withProcess(
     async (rig) => {
       const line = `${'y'.repeat(99)}\n`;
       for (let round = 0; round < 10; round += 1) {
@@ -246,7 +241,7 @@ test('server: retention is announced to a resuming reader, in bytes and lines', 
 });
 
 test('server: a sidecar killed under a reader that resumes by offset loses and repeats nothing', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const command =
       'n=0; while [ $n -lt 4000 ]; do n=$((n+1)); echo "numbered line $n"; [ $((n % 20)) -ne 0 ] || sleep 0.01; done';
     const child = rig.launch(['dash'], ['dash', '-c', command]);
@@ -293,7 +288,7 @@ test('server: under tmux a sidecar killed in a burst takes the rest over exactly
 });
 
 test('server: told to stop, the sidecar sends the last bytes, says so, and ends', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const reading = await rig.read('offset=0&follow=true');
     await appendFile(rig.path('log'), 'z'.repeat(5_000_000));
     await appendFile(rig.path('log'), 'the very last\n');
@@ -305,7 +300,7 @@ test('server: told to stop, the sidecar sends the last bytes, says so, and ends'
 });
 
 test('server: a full pipe is a timely refusal, and what was taken is counted', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     rig.launch(['dash'], ['sleep', '60']);
     await until(async () => (await rig.status()).workload.state === 'running', 'the program');
     const line = `${'c'.repeat(1023)}\n`;
@@ -319,7 +314,7 @@ test('server: a full pipe is a timely refusal, and what was taken is counted', a
 });
 
 test('server: idle it takes no processor time that can be measured, and little memory', async () => {
-  await withRig(async (rig) => {
+  await withProcess(async (rig) => {
     const reading = await rig.read('tail=0&follow=true');
     const ticks = async (): Promise<number> => {
       const stat = await readFile(`/proc/${rig.sidecar?.pid ?? 0}/stat`, 'utf8');

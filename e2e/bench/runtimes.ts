@@ -100,12 +100,12 @@ async function startEach(bench: Bench, prefix: string, script: string): Promise<
   return started;
 }
 
-/** One runtime after the other, so that each has the machine to itself; the peers run beside `process`, on the same lines. */
+/** One reader after the other, so that each has the machine to itself; websocketd reads the file of `process`, the raw reader the pod of `kubernetes`. */
 async function measureLatency(
   bench: Bench,
 ): Promise<{ own: Record<Runtime, Percentiles>; peers: { websocketd: Percentiles; raw: Percentiles } }> {
   const own = {} as Record<Runtime, Percentiles>;
-  let peers: { websocketd: Percentiles; raw: Percentiles } | undefined;
+  const peers: { websocketd?: Percentiles; raw?: Percentiles } = {};
   for (const runtime of runtimes) {
     const name = `ticking-${runtime}`;
     const started = await startProgram(bench, name, {
@@ -118,7 +118,7 @@ async function measureLatency(
       live.close();
     });
     if (runtime === 'process') {
-      const websocketd = await bench.progress.step('Latency of websocketd', () =>
+      peers.websocketd = await bench.progress.step('Latency of websocketd', () =>
         withWebsocketd(bench, started, async (url) => {
           const frames = await countFrames(url);
           const result = await latencyOf(frames);
@@ -126,15 +126,15 @@ async function measureLatency(
           return result;
         }),
       );
-      peers = { websocketd, raw: { p50: 0, p90: 0, p99: 0, max: 0 } };
     }
-    if (runtime === 'kubernetes' && peers !== undefined) {
+    if (runtime === 'kubernetes') {
       peers.raw = await bench.progress.step('Latency of raw pods/log', () => rawLatency(bench, started.podName));
     }
     await remove(bench, name);
   }
-  if (peers === undefined) throw new Error('Nothing was measured');
-  return { own, peers };
+  const { websocketd, raw } = peers;
+  if (websocketd === undefined || raw === undefined) throw new Error('A peer was not measured');
+  return { own, peers: { websocketd, raw } };
 }
 
 async function latencyOf(frames: Frames): Promise<Percentiles> {
@@ -178,7 +178,7 @@ async function measureBacklog(bench: Bench): Promise<Backlog> {
   const cursors = {} as Record<Runtime, string>;
   for (const runtime of runtimes) cursors[runtime] = await cursorAfterBegin(bench, started[runtime].id);
   const sidecar = await bench.progress.step(`Watching an idle sidecar for ${idleMs / 1000} s`, () =>
-    watchSidecar(bench, started.process),
+    watchSidecar(started.process),
   );
   for (const runtime of runtimes) {
     await bench.progress.step(`Writing ${backlogLines} lines under ${runtime}`, () =>
@@ -272,14 +272,13 @@ async function withWebsocketd<T>(bench: Bench, { podUid }: Started, use: (url: s
   }
 }
 
-async function watchSidecar(bench: Bench, { podUid }: Started): Promise<{ residentMb: number; cpuMs: number }> {
+async function watchSidecar({ podUid }: Started): Promise<{ residentMb: number; cpuMs: number }> {
   const [pid] = await pidsInPod(podUid, 'sidecar/main.js');
   if (pid === undefined) throw new Error('The sidecar is not running');
   const before = await cpuMsOf(pid);
   await sleep(idleMs);
   const status = await readFile(`/proc/${pid}/status`, 'utf8');
   const residentMb = Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) / 1024;
-  bench.progress.say(`sidecar has process ${pid}`);
   return { residentMb, cpuMs: (await cpuMsOf(pid)) - before };
 }
 

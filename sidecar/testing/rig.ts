@@ -202,3 +202,17 @@ async function freePort(): Promise<number> {
   await once(server, 'close');
   return port;
 }
+
+/** A rig for the length of `body`. */
+export async function withRig(
+  runtime: SidecarRuntime,
+  body: (rig: Rig) => Promise<void>,
+  env: NodeJS.ProcessEnv = {},
+): Promise<void> {
+  const rig = await Rig.create(runtime, env);
+  try {
+    await body(rig);
+  } finally {
+    await rig.close();
+  }
+}
