@@ -170,7 +170,12 @@ export class SidecarServer {
         return;
       }
       this.#options.onFault(error);
-      sendError(response, 'INTERNAL', 'Cannot answer: an internal fault, see the log of the sidecar');
+      try {
+        sendError(response, 'INTERNAL', 'Cannot answer: an internal fault, see the log of the sidecar');
+      } catch {
+        // What the fault left of the answer may be beyond saying anything; that must not end the process.
+        response.destroy();
+      }
     });
   }
 
@@ -227,6 +232,10 @@ export class SidecarServer {
 
   async #sendLog(query: LogQuery, response: ServerResponse): Promise<void> {
     const { log, starts } = this.#options;
+    if (!response.useChunkedEncodingByDefault) {
+      sendError(response, 'BAD_REQUEST', 'Cannot read the log over HTTP/1.0, which has no trailers: use HTTP/1.1');
+      return;
+    }
     const end = log.end;
     const asked = query.offset ?? (await log.tailOffset(query.tail ?? 0));
     const start = Math.max(asked, log.first);
