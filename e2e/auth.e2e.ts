@@ -92,7 +92,7 @@ test('auth: no token, a malformed or an unknown one is 401 before 101, whatever 
     'two words': { headers: bearer(`${token} x`) },
     'characters that no token has': { headers: bearer(`${token}!`) },
     'the token twice': { headers: { Authorization: [`Bearer ${token}`, `Bearer ${token}`] } },
-    'a token that is too long': { headers: bearer('a'.repeat(513)) },
+    'a token that is too long': { headers: bearer('a'.repeat(8193)) },
     'an unknown token': { headers: bearer(createToken()) },
     'the beginning of a token': { headers: bearer(token.slice(0, -1)) },
     'the hash of a token': { headers: bearer(createHash('sha256').update(token).digest('hex')) },

@@ -102,6 +102,7 @@ describe('rendered', () => {
       'Service demo demo-ringmaster-master',
     ]);
     assert.deepEqual(namesOf(objects, 'ClusterRoleBinding', 'RoleBinding'), [
+      'ClusterRoleBinding demo-demo-ringmaster-master-reviews',
       'ClusterRoleBinding demo-ringmaster-master',
       'ClusterRoleBinding demo-ringmaster-operator',
       'RoleBinding demo demo-ringmaster-master',
@@ -109,9 +110,14 @@ describe('rendered', () => {
     ]);
   });
 
-  test('for two namespaces: rights in these two and at home, and no binding of a ClusterRole at all', async () => {
+  test('for two namespaces: rights in these two and at home, and in the cluster only to ask about tokens', async () => {
     const objects = await render('watchNamespaces={red,blue}');
-    assert.deepEqual(namesOf(objects, 'ClusterRoleBinding'), []);
+    assert.deepEqual(namesOf(objects, 'ClusterRoleBinding'), [
+      'ClusterRoleBinding demo-demo-ringmaster-master-reviews',
+    ]);
+    const without = await render('watchNamespaces={red,blue}', 'master.kubernetesTokens.enabled=false');
+    assert.deepEqual(namesOf(without, 'ClusterRoleBinding'), []);
+    assert.doesNotMatch(JSON.stringify(without), /RINGMASTER_TOKEN_AUDIENCE/);
     assert.deepEqual(namesOf(objects, 'RoleBinding'), [
       'RoleBinding blue demo-demo-ringmaster-master-instances',
       'RoleBinding blue demo-demo-ringmaster-operator-instances',
@@ -154,7 +160,12 @@ describe('rendered', () => {
   });
 
   test('without CRDs and without aggregated roles, for a second release: nothing cluster-wide but its own rights', async () => {
-    const objects = await render('crds.install=false', 'rbac.aggregate.enabled=false', 'watchNamespaces={red}');
+    const objects = await render(
+      'crds.install=false',
+      'rbac.aggregate.enabled=false',
+      'watchNamespaces={red}',
+      'master.kubernetesTokens.enabled=false',
+    );
     assert.deepEqual(namesOf(objects, 'CustomResourceDefinition', 'ClusterRole', 'ClusterRoleBinding'), []);
   });
 
@@ -173,6 +184,7 @@ describe('rendered', () => {
       ['logLevel=loud', /logLevel/],
       ['master.replicas=many', /master\/replicas/],
       ['watchNamespaces={Red}', /watchNamespaces/],
+      ['master.kubernetesTokens.audience=', /kubernetesTokens\/audience/],
       ['runtimes.docker.network=other', /runtimes\/docker\/network/],
       ['runtimes.docker.socketPath=docker.sock', /runtimes\/docker\/socketPath/],
       ['keys[0].name=a,keys[0].permission=ALL,keys[0].tokenSHA256=secret', /tokenSHA256/],
@@ -208,7 +220,13 @@ describe('least privilege', () => {
       ],
     },
     master: {
-      elsewhere: ['instances.ringmaster.dev [] [get list watch]', 'pods/attach [] [create get]', 'pods/log [] [get]'],
+      elsewhere: [
+        'instances.ringmaster.dev [] [get list watch]',
+        'pods/attach [] [create get]',
+        'pods/log [] [get]',
+        'subjectaccessreviews.authorization.k8s.io [] [create]',
+        'tokenreviews.authentication.k8s.io [] [create]',
+      ],
       atHome: ['apikeys.ringmaster.dev [] [get list watch]'],
     },
   };
@@ -262,6 +280,9 @@ describe('least privilege', () => {
     for (const [role, verb, kind, answer] of [
       ['view', 'get', 'instances.ringmaster.dev', 'yes'],
       ['view', 'create', 'instances.ringmaster.dev', 'no'],
+      ['view', 'get', 'instances.ringmaster.dev --subresource=live-log', 'yes'],
+      ['view', 'create', 'instances.ringmaster.dev --subresource=execute', 'no'],
+      ['edit', 'create', 'instances.ringmaster.dev --subresource=execute', 'yes'],
       ['edit', 'create', 'instances.ringmaster.dev', 'yes'],
       ['edit', 'get', 'apikeys.ringmaster.dev', 'no'],
       ['admin', 'create', 'apikeys.ringmaster.dev', 'yes'],
@@ -269,7 +290,7 @@ describe('least privilege', () => {
       await namespace
         .kubectl(['create', 'rolebinding', role, `--clusterrole=${role}`, `--user=${role}`])
         .catch(() => 'there already');
-      const ask = ['auth', 'can-i', verb, kind, `--as=${role}`];
+      const ask = ['auth', 'can-i', verb, ...kind.split(' '), `--as=${role}`];
       const said = answer === 'yes' ? await namespace.kubectl(ask) : await namespace.kubectlFails(ask);
       assert.equal(said.trim(), answer, `${role}: ${verb} ${kind}`);
     }

@@ -65,6 +65,8 @@ export const masterEnvironment = z.object({
   RINGMASTER_CLUSTER_NAME: z.string().min(1).max(253).default('ringmaster'),
   /** File of the master key, 32 bytes. Absent: only Instances of the runtime kubernetes are served. */
   RINGMASTER_MASTER_KEY_FILE: z.string().min(1).optional(),
+  /** The audience that Kubernetes tokens must be for. Absent: only ApiKeys count. */
+  RINGMASTER_TOKEN_AUDIENCE: z.string().min(1).max(253).optional(),
   RINGMASTER_SOCKETS_MAX: count.optional(),
   RINGMASTER_SOCKETS_PER_KEY_MAX: count.optional(),
   RINGMASTER_SOCKETS_PER_INSTANCE_MAX: count.optional(),

@@ -9,6 +9,8 @@ import { Directory } from './master/directory.ts';
 import { createKeyTable } from './master/keys.ts';
 import { systemTimers } from './master/ports.ts';
 import type { Limits, TailResult } from './master/ports.ts';
+import type { Reviews } from './master/reviews.ts';
+import { createReviews } from './master/reviews.ts';
 import { createServer } from './master/server.ts';
 import { createSources } from './master/sources.ts';
 import { createStdinWriter } from './master/stdin.ts';
@@ -55,6 +57,7 @@ const server = createServer({
   tails: { tail: (uid, lines, signal) => readTail(uid, lines, signal) },
   typist: createTypist(createStdinWriter({ client, sidecars, directory, log })),
   keys,
+  reviews: createReviewsFor(settings.RINGMASTER_TOKEN_AUDIENCE),
   metrics,
   log,
   clusterName: settings.RINGMASTER_CLUSTER_NAME,
@@ -86,6 +89,10 @@ async function createSidecars(keyPath: string | undefined): Promise<SidecarClien
   const masterKey = createMasterKey(keyPath);
   await masterKey.read();
   return createSidecarClient({ masterKey });
+}
+
+function createReviewsFor(audience: string | undefined): Reviews | undefined {
+  return audience === undefined ? undefined : createReviews(client, audience);
 }
 
 async function readTail(instanceUid: string, count: number, signal: AbortSignal): Promise<TailResult> {

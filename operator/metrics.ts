@@ -21,6 +21,7 @@ export interface SocketMetrics {
   readonly httpRequests: Counter<'route' | 'status'>;
   readonly httpSeconds: Histogram<'route'>;
   readonly commandsTyped: Counter<'runtime' | 'result'>;
+  readonly kubernetesReviews: Counter<'kind' | 'result'>;
 }
 
 /** What the log hub counts. */
@@ -125,6 +126,12 @@ function socketMetrics(registers: Registry[]): SocketMetrics {
       name: 'ringmaster_master_commands_typed_total',
       help: 'Lines for the standard input of programs, by runtime and by what came of them (ok, or the code of the fault).',
       labelNames: ['runtime', 'result'] as const,
+      registers,
+    }),
+    kubernetesReviews: new Counter({
+      name: 'ringmaster_master_kubernetes_reviews_total',
+      help: 'Questions about Kubernetes tokens (kind token) and what their users may do (access), by answer: yes, no, error, limited (not asked).',
+      labelNames: ['kind', 'result'] as const,
       registers,
     }),
   };

@@ -13,8 +13,8 @@ const headerCases: { title: string; values: string[] | undefined; token?: string
   { title: 'the scheme in lower case', values: ['bearer abc'], token: 'abc' },
   { title: 'the scheme in upper case', values: ['BEARER abc'], token: 'abc' },
   { title: 'several spaces', values: ['Bearer   abc'], token: 'abc' },
-  { title: 'the longest token', values: [`Bearer ${'a'.repeat(512)}`], token: 'a'.repeat(512) },
-  { title: 'a token that is too long', values: [`Bearer ${'a'.repeat(513)}`], fault: 'malformed' },
+  { title: 'the longest token', values: [`Bearer ${'a'.repeat(8192)}`], token: 'a'.repeat(8192) },
+  { title: 'a token that is too long', values: [`Bearer ${'a'.repeat(8193)}`], fault: 'malformed' },
   { title: 'two headers', values: ['Bearer abc', 'Bearer abc'], fault: 'malformed' },
   { title: 'an empty header', values: [''], fault: 'malformed' },
   { title: 'only the scheme', values: ['Bearer'], fault: 'malformed' },
@@ -50,8 +50,8 @@ const protocolCases: { title: string; protocols: string[]; token?: string; fault
   { title: 'a token that is not token68', protocols: [carrier('a b'), 'a'], fault: 'malformed' },
   { title: 'a token with a line break', protocols: [carrier('a\n'), 'a'], fault: 'malformed' },
   { title: 'bytes that are no text', protocols: [carrier(Buffer.from([0xff, 0xfe])), 'a'], fault: 'malformed' },
-  { title: 'the longest token', protocols: [carrier('a'.repeat(512)), 'a'], token: 'a'.repeat(512) },
-  { title: 'a token that is too long', protocols: [carrier('a'.repeat(513)), 'a'], fault: 'malformed' },
+  { title: 'the longest token', protocols: [carrier('a'.repeat(8192)), 'a'], token: 'a'.repeat(8192) },
+  { title: 'a token that is too long', protocols: [carrier('a'.repeat(8193)), 'a'], fault: 'malformed' },
 ];
 
 for (const { title, protocols, token, fault } of protocolCases) {

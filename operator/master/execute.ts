@@ -5,7 +5,7 @@ import type { Request, RequestHandler, Response } from 'express';
 import { OperatorError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
-import type { Key } from './auth.ts';
+import type { Client } from './access.ts';
 import type { InstanceInfo } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest } from './refusal.ts';
@@ -15,9 +15,14 @@ export interface ExecuteOptions {
   readonly typist: Typist;
   readonly metrics: Metrics;
   readonly log: Logger;
-  /** The instance that the path names, or why there is none. */
-  find(request: Request): { readonly info: InstanceInfo; readonly uid: string } | Refusal;
+  /** The instance that the path names, or why there is none for this client. Never rejects. */
+  find(request: Request, response: Response): Promise<Found | Refusal>;
   refuse(response: Response, refusal: Refusal): void;
+}
+
+interface Found {
+  readonly info: InstanceInfo;
+  readonly uid: string;
 }
 
 /** Bytes of a command, as UTF-8. */
@@ -49,7 +54,9 @@ export function createExecute(options: ExecuteOptions): RequestHandler {
     try {
       const body = await readBody(request);
       await previous;
-      done = execute(options, { request, response, body });
+      // Before the turn passes: whoever has to be asked about must not be overtaken by who has not.
+      const found = await options.find(request, response);
+      done = execute(options, { found, response, body });
     } finally {
       pass(undefined);
     }
@@ -59,16 +66,15 @@ export function createExecute(options: ExecuteOptions): RequestHandler {
 
 async function execute(
   options: ExecuteOptions,
-  { request, response, body }: { request: Request; response: Response; body: Buffer | Refusal },
+  { found, response, body }: { found: Found | Refusal; response: Response; body: Buffer | Refusal },
 ): Promise<void> {
-  const found = options.find(request);
   const command = readCommand(body);
   if ('status' in found || typeof command !== 'string') {
     options.refuse(response, 'status' in found ? found : (command as Refusal));
     return;
   }
   const { info, uid } = found;
-  const key = response.locals['key'] as Key | undefined;
+  const client = response.locals['client'] as Client | undefined;
   const abort = new AbortController();
   const onClose = (): void => {
     abort.abort(new Error('The client has gone'));
@@ -86,7 +92,7 @@ async function execute(
     response.off('close', onClose);
     options.metrics.commandsTyped.inc({ runtime: info.runtime, result });
     // Never the text: people type passwords.
-    options.log.info({ key: key?.name, instanceId: info.id, result }, 'Command to standard input');
+    options.log.info({ key: client?.name, instanceId: info.id, result }, 'Command to standard input');
   }
 }
 

@@ -4,6 +4,7 @@ import type { IRoute, NextFunction, Request, RequestHandler, Response, Router } 
 import { OperatorError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
+import type { Access, Client } from './access.ts';
 import type { Key } from './auth.ts';
 import { decide, readToken } from './auth.ts';
 import { createExecute } from './execute.ts';
@@ -13,6 +14,7 @@ import type { Timers, InstanceDirectory, Limits, LogTail, TailResult } from './p
 import { createRateLimit } from './rate.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, instanceNotFound, refusalOf, unauthorized } from './refusal.ts';
+import type { Right } from './reviews.ts';
 import type { SocketRegistry } from './sockets.ts';
 import type { Typist } from './typist.ts';
 
@@ -21,6 +23,7 @@ export interface RestOptions {
   readonly tails: LogTail;
   readonly typist: Typist;
   readonly keys: KeyTable;
+  readonly access: Access;
   readonly sockets: SocketRegistry;
   readonly metrics: Metrics;
   readonly log: Logger;
@@ -53,7 +56,7 @@ export function createRest(options: RestOptions): Rest {
   addProbes(router, options);
   router.use('/api', limitPublic(options, rate));
   addOpenCalls(router, options);
-  router.use('/api', requireAll(options));
+  router.use('/api', requireClient(options));
   addInstanceCalls(router, options);
   router.use((_request, response) => {
     refuse(response, { status: 404, error: 'Not found' });
@@ -91,18 +94,22 @@ function addOpenCalls(router: Router, options: RestOptions): void {
 
 function addInstanceCalls(router: Router, options: RestOptions): void {
   const { directory } = options;
-  addGet(router, { path: '/api/instances', name: 'instances' }, (_request, response) => {
-    response.json(directory.list());
+  addGet(router, { path: '/api/instances', name: 'instances' }, async (_request, response) => {
+    const client = clientOf(response);
+    const refusal = client === undefined ? unauthorized : await client.refusalFor({ verb: 'list' });
+    if (refusal === undefined) response.json(directory.list());
+    else refuse(response, refusal);
   });
-  addGet(router, { path: '/api/instances/:id', name: 'instance' }, (request, response) => {
-    const found = findInstance(directory, request);
+  addGet(router, { path: '/api/instances/:id', name: 'instance' }, async (request, response) => {
+    const found = await findInstance(directory, { request, response, right: { verb: 'get' } });
     if ('status' in found) refuse(response, found);
     else response.json(found.info);
   });
   addGet(router, { path: '/api/instances/:id/logs', name: 'instance-logs' }, async (request, response) => {
     await answerLogs(options, request, response);
   });
-  const find = (request: Request): ReturnType<typeof findInstance> => findInstance(directory, request);
+  const find = (request: Request, response: Response): ReturnType<typeof findInstance> =>
+    findInstance(directory, { request, response, right: { verb: 'create', subresource: 'execute' } });
   const execute = createExecute({ ...options, find, refuse });
   addPost(router, { path: '/api/instances/:id/execute', name: 'instance-execute' }, execute);
   addGet(router, { path: liveRoute, name: 'live-log' }, (_request, response) => {
@@ -112,7 +119,8 @@ function addInstanceCalls(router: Router, options: RestOptions): void {
 }
 
 async function answerLogs(options: RestOptions, request: Request, response: Response): Promise<void> {
-  const found = findInstance(options.directory, request);
+  const right = { verb: 'get', subresource: 'live-log' } as const;
+  const found = await findInstance(options.directory, { request, response, right });
   if ('status' in found) {
     refuse(response, found);
     return;
@@ -154,13 +162,17 @@ async function readTail(
   }
 }
 
-function findInstance(
+/** What the path names, if the client has this right on it. Whoever has it on all may also know that there is none. */
+async function findInstance(
   directory: InstanceDirectory,
-  request: Request,
-): NonNullable<ReturnType<InstanceDirectory['byId']>> | Refusal {
+  { request, response, right }: { request: Request; response: Response; right: Right },
+): Promise<NonNullable<ReturnType<InstanceDirectory['byId']>> | Refusal> {
   const id = request.params['id'];
   if (typeof id !== 'string' || !isInstanceId(id)) return malformedId;
-  return directory.byId(id) ?? instanceNotFound;
+  const found = directory.byId(id);
+  const client = clientOf(response);
+  const refusal = client === undefined ? unauthorized : await client.refusalFor({ ...right, target: found?.info });
+  return refusal ?? found ?? instanceNotFound;
 }
 
 function readLines(url: string): number | Refusal {
@@ -206,7 +218,6 @@ function limitPublic(options: RestOptions, rate: ReturnType<typeof createRateLim
     const key = keyOf(options, request);
     const retryAfterMs = key?.permission === 'PUBLIC' ? rate.take(key.name) : undefined;
     if (retryAfterMs === undefined) {
-      response.locals['key'] = key;
       next();
       return;
     }
@@ -215,12 +226,23 @@ function limitPublic(options: RestOptions, rate: ReturnType<typeof createRateLim
   };
 }
 
-function requireAll(options: RestOptions): RequestHandler {
-  return (_request, response, next) => {
-    const key = response.locals['key'] as Key | undefined;
-    if (key !== undefined && options.keys.holds(key, 'ALL')) next();
-    else refuse(response, unauthorized);
+/** What a client may do is looked at by each call. */
+function requireClient({ access }: RestOptions): RequestHandler {
+  return async (request, response, next) => {
+    const presented = readToken({ authorization: request.headersDistinct['authorization'] });
+    const client = 'fault' in presented ? unauthorized : await access.identify(presented.token);
+    if ('status' in client) {
+      refuse(response, client);
+      return;
+    }
+    response.locals['client'] = client;
+    next();
   };
+}
+
+/** Set for everything behind `requireClient`. */
+function clientOf(response: Response): Client | undefined {
+  return response.locals['client'] as Client | undefined;
 }
 
 /** The valid key that a request presents, of either permission. */

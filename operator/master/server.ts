@@ -4,7 +4,7 @@
  *   connection -> limits of Node's server -> upgrade? -> upgrade.ts (may refuse) -> 101 -> express-ws route -> live.ts -> hub
  *                                         -> request  -> rest.ts
  *
- * auth.ts says who may, keys.ts holds the keys, sockets.ts counts, pings and ends sockets, frames.ts makes bytes. PROTOCOL.md beside this file is
+ * access.ts says who may (auth.ts reads tokens, keys.ts holds the keys, users.ts asks Kubernetes), sockets.ts counts, pings and ends sockets, frames.ts makes bytes. PROTOCOL.md beside this file is
  * what clients may rely on.
  *
  * Stopping: not ready and no new sockets at once, 1001 to the open ones, plain requests go on being answered; when the sockets are gone or the grace is
@@ -18,6 +18,7 @@ import expressWs from 'express-ws';
 import type { Logger } from '../log.ts';
 import type { Hub } from '../logs/subscription.ts';
 import type { Metrics } from '../metrics.ts';
+import { createAccess } from './access.ts';
 import type { KeyTable } from './keys.ts';
 import { liveRoute } from './live-request.ts';
 import { serveLive } from './live.ts';
@@ -26,6 +27,7 @@ import { defaultLimits, systemTimers } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, sendRefusal } from './refusal.ts';
 import { createRest } from './rest.ts';
+import type { Reviews } from './reviews.ts';
 import { createSockets } from './sockets.ts';
 import type { SocketRegistry } from './sockets.ts';
 import type { Typist } from './typist.ts';
@@ -41,6 +43,8 @@ export interface MasterServerOptions {
   readonly tails: LogTail;
   readonly typist: Typist;
   readonly keys: KeyTable;
+  /** Absent: tokens of Kubernetes do not count. */
+  readonly reviews?: Reviews | undefined;
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly clusterName: string;
@@ -76,21 +80,23 @@ export function createServer(options: MasterServerOptions): MasterServer {
   const app = createApp();
   const server = createHttp(app, limits);
   const answering = trackRequests(server);
-  const sockets = createSockets({ limits, clock, keys, metrics });
+  const access = createAccess({ keys, clock, reviews: options.reviews, metrics, log: options.log });
+  const sockets = createSockets({ limits, clock, keys: access, metrics });
   const gate = createUpgradeGate({
     ...options,
-    clock,
+    access,
     sockets,
     isBusy: (socket) => (answering.get(socket) ?? 0) > 0,
   });
   addWebSockets({ app, server, gate, limits, options });
-  const rest = createRest({ ...options, clock, limits, sockets });
+  const rest = createRest({ ...options, access, clock, limits, sockets });
   app.use(rest.router);
 
   let draining: Promise<void> | undefined;
   const drain = (): Promise<void> => {
     draining ??= stop({ server, sockets, clock, graceMs: limits.drainGraceMs }).finally(() => {
       rest.close();
+      access.close();
     });
     return draining;
   };

@@ -7,8 +7,7 @@
  */
 import type { Socket } from 'node:net';
 import type { Metrics } from '../metrics.ts';
-import type { Key } from './auth.ts';
-import type { KeyTable } from './keys.ts';
+import type { Grant, Grants } from './access.ts';
 import type { Liveness, Traffic } from './liveness.ts';
 import { createLiveness, judge, notePong } from './liveness.ts';
 import type { Timers, Limits } from './ports.ts';
@@ -29,7 +28,7 @@ export const openState = 1;
 
 export interface SlotOwner {
   readonly kind: 'live-log';
-  readonly key: Key;
+  readonly key: Grant;
   readonly instanceUid: string;
   /** Lines that the client has not taken yet; for metrics. */
   behindLines(): number;
@@ -62,7 +61,7 @@ export interface SocketRegistry {
 export interface SocketRegistryOptions {
   readonly limits: Limits;
   readonly clock: Timers;
-  readonly keys: KeyTable;
+  readonly keys: Grants;
   readonly metrics: Metrics;
 }
 

@@ -5,7 +5,8 @@
  * those faults that ws itself finds earlier (method, key, version, subprotocol syntax) come here as `wsClientError`, so that they too are told only to
  * those who have a token. A refusal is written by us; ws' callback is then never called and ws writes nothing.
  *
- * The order is fixed: token, path, handshake, id and query, instance, limits. Without a token every request gets the same 401.
+ * The order is fixed: token, path, handshake, id and query, right, instance, limits. Without a token every request gets the same 401, and without the
+ * right to it an instance that exists and one that does not are the same.
  */
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
@@ -14,10 +15,9 @@ import { OperatorError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Hub, Subscription } from '../logs/subscription.ts';
 import type { Metrics } from '../metrics.ts';
-import type { Key } from './auth.ts';
-import { decide, readToken, realProtocols } from './auth.ts';
+import type { Access, Client } from './access.ts';
+import { readToken, realProtocols } from './auth.ts';
 import type { Format } from './frames.ts';
-import type { KeyTable } from './keys.ts';
 import {
   chooseProtocol,
   formatOf,
@@ -27,9 +27,11 @@ import {
   offeredProtocols,
   readLiveQuery,
 } from './live-request.ts';
-import type { Timers, InstanceDirectory } from './ports.ts';
+import type { LiveQuery } from './live-request.ts';
+import type { InstanceDirectory } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, instanceNotFound, refusalOf, sendRefusal, unauthorized } from './refusal.ts';
+import type { Right } from './reviews.ts';
 import type { Slot, SocketRegistry } from './sockets.ts';
 
 /** An upgrade that will be answered with 101. Its slot and subscription are given back when the connection closes. */
@@ -39,6 +41,8 @@ export interface Accepted {
   readonly format: Format;
   readonly subscription: Subscription;
   readonly slot: Slot;
+  /** Gives back all that is held for it. */
+  readonly release: () => void;
 }
 
 export interface UpgradeGate {
@@ -55,9 +59,8 @@ export interface UpgradeGate {
 export interface UpgradeGateOptions {
   readonly hub: Hub;
   readonly directory: InstanceDirectory;
-  readonly keys: KeyTable;
+  readonly access: Access;
   readonly sockets: SocketRegistry;
-  readonly clock: Timers;
   readonly log: Logger;
   readonly metrics: Metrics;
   /** Whether an earlier request on this connection is still being answered. */
@@ -81,21 +84,27 @@ export function createUpgradeGate(options: UpgradeGateOptions): UpgradeGate {
 
   return {
     verifyClient: ({ req }, accept) => {
-      const outcome = options.isBusy(req.socket) ? busy : check(options, req);
-      if ('status' in outcome) {
-        refuse(req.socket, outcome);
+      if (options.isBusy(req.socket)) {
+        refuse(req.socket, busy);
         return;
       }
-      accepted.set(req, outcome);
-      req.socket.once('close', () => {
-        outcome.subscription.close();
-        outcome.slot.release();
+      void check(options, req).then((outcome) => {
+        if ('status' in outcome) {
+          refuse(req.socket, outcome);
+          return;
+        }
+        accepted.set(req, outcome);
+        req.socket.once('close', outcome.release);
+        // The client may have gone while it was asked about.
+        if (req.socket.destroyed) outcome.release();
+        else accept(true);
       });
-      accept(true);
     },
     handleProtocols: (_offered, request) => accepted.get(request)?.protocol ?? false,
     refuseHandshake: (error, socket, request) => {
-      refuse(socket, preliminary(options, request) ?? badRequest(error.message));
+      void preliminary(options, request).then((outcome) => {
+        refuse(socket, 'status' in outcome ? outcome : badRequest(error.message));
+      });
     },
     take(request) {
       const found = accepted.get(request);
@@ -107,28 +116,25 @@ export function createUpgradeGate(options: UpgradeGateOptions): UpgradeGate {
 
 const busy = badRequest('Upgrade refused: an earlier request on this connection is not answered yet');
 
-function check(options: UpgradeGateOptions, request: IncomingMessage): Accepted | Refusal {
-  const key = authenticate(options, request);
-  if (key === undefined) return unauthorized;
-  const fault = routeFault(request) ?? handshakeFault(request);
-  if (fault !== undefined) return fault;
-  return admit(options, request, key);
+/** Never rejects. */
+async function check(options: UpgradeGateOptions, request: IncomingMessage): Promise<Accepted | Refusal> {
+  const client = await preliminary(options, request);
+  return 'status' in client ? client : admit(options, request, client);
 }
 
-/** What comes before the fault that ws has found; undefined if that fault is to be told. */
-function preliminary(options: UpgradeGateOptions, request: IncomingMessage): Refusal | undefined {
-  if (authenticate(options, request) === undefined) return unauthorized;
-  return routeFault(request) ?? handshakeFault(request);
+/** Who asks, or what comes before any fault that ws finds. */
+async function preliminary(options: UpgradeGateOptions, request: IncomingMessage): Promise<Client | Refusal> {
+  const client = await identify(options, request);
+  if ('status' in client) return client;
+  return routeFault(request) ?? handshakeFault(request) ?? client;
 }
 
-function authenticate(options: UpgradeGateOptions, request: IncomingMessage): Key | undefined {
+async function identify({ access }: UpgradeGateOptions, request: IncomingMessage): Promise<Client | Refusal> {
   const presented = readToken({
     authorization: request.headersDistinct['authorization'],
     protocols: offeredProtocols(request),
   });
-  if ('fault' in presented) return undefined;
-  const decision = decide(options.keys, presented.token, { nowMs: options.clock.nowMs(), need: 'ALL' });
-  return decision.granted ? decision.key : undefined;
+  return 'fault' in presented ? unauthorized : access.identify(presented.token);
 }
 
 function routeFault(request: IncomingMessage): Refusal | undefined {
@@ -157,32 +163,58 @@ function handshakeFault(request: IncomingMessage): Refusal | undefined {
   return undefined;
 }
 
-function admit(options: UpgradeGateOptions, request: IncomingMessage, key: Key): Accepted | Refusal {
+async function admit(
+  options: UpgradeGateOptions,
+  request: IncomingMessage,
+  client: Client,
+): Promise<Accepted | Refusal> {
   const url = request.url ?? '';
   const id = liveIdOf(url) ?? '';
   if (!isInstanceId(id)) return malformedId;
   const query = readLiveQuery(url);
   if ('status' in query) return query;
   const instance = options.directory.byId(id);
+  // Without an instance the right to all of them is asked for: whoever has it may know that there is none.
+  const right: Right = { verb: 'get', subresource: 'live-log', target: instance?.info };
+  const refusal = await client.refusalFor(right);
+  if (refusal !== undefined) return refusal;
   if (instance === undefined) return instanceNotFound;
+  const reserved = reserve(options, { client, right, instanceUid: instance.uid, query });
+  if ('status' in reserved) return reserved;
+  const protocol = chooseProtocol(realProtocols(offeredProtocols(request)));
+  return { instanceUid: instance.uid, protocol, format: formatOf(protocol, query), ...reserved };
+}
 
+function reserve(
+  options: UpgradeGateOptions,
+  asked: { client: Client; right: Right; instanceUid: string; query: LiveQuery },
+): Pick<Accepted, 'slot' | 'subscription' | 'release'> | Refusal {
+  const { client, right, instanceUid, query } = asked;
+  const { grant, end } = client.hold(right);
   let subscription: Subscription | undefined;
   const slot = options.sockets.reserve({
     kind: 'live-log',
-    key,
-    instanceUid: instance.uid,
+    key: grant,
+    instanceUid,
     behindLines: () => subscription?.behindLines ?? 0,
   });
-  if ('status' in slot) return slot;
+  if ('status' in slot) {
+    end();
+    return slot;
+  }
+  const release = (): void => {
+    subscription?.close();
+    slot.release();
+    end();
+  };
   try {
     // Subscribed before 101, so that a bad cursor is still an HTTP answer.
-    subscription = options.hub.subscribe(instance.uid, query.start);
+    subscription = options.hub.subscribe(instanceUid, query.start);
   } catch (error) {
-    slot.release();
+    release();
     return subscribeRefusal(error, options.log);
   }
-  const protocol = chooseProtocol(realProtocols(offeredProtocols(request)));
-  return { instanceUid: instance.uid, protocol, format: formatOf(protocol, query), subscription, slot };
+  return { slot, subscription, release };
 }
 
 function subscribeRefusal(error: unknown, log: Logger): Refusal {

@@ -8,6 +8,7 @@ import type { KeySpec, KeyTable } from '../master/keys.ts';
 import { createKeyTable } from '../master/keys.ts';
 import type { Timers, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
 import { systemTimers } from '../master/ports.ts';
+import type { Reviews } from '../master/reviews.ts';
 import type { Typist } from '../master/typist.ts';
 import type { MasterServer } from '../master/server.ts';
 import { createServer } from '../master/server.ts';
@@ -41,6 +42,7 @@ export interface TestMasterOptions {
   readonly timers?: FakeTimers;
   readonly tails?: LogTail;
   readonly typist?: Typist;
+  readonly reviews?: Reviews;
 }
 
 export async function startMaster(options: TestMasterOptions = {}): Promise<TestMaster> {
@@ -66,6 +68,7 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
     tails: options.tails ?? { tail: () => Promise.resolve({ lines: [], nextCursor: 'start' }) },
     typist: options.typist ?? { type: () => Promise.resolve() },
     keys,
+    reviews: options.reviews,
     metrics,
     log: createSilentLogger(),
     clusterName: 'test',
