@@ -65,6 +65,9 @@ export const masterEnvironment = z.object({
   RINGMASTER_CLUSTER_NAME: z.string().min(1).max(253).default('ringmaster'),
   /** File of the master key, 32 bytes. Absent: only Instances of the runtime kubernetes are served. */
   RINGMASTER_MASTER_KEY_FILE: z.string().min(1).optional(),
+  /** Certificate with its chain, and its key, as PEM. With both the port speaks TLS, and only TLS; read again when they change. */
+  RINGMASTER_TLS_CERT_FILE: z.string().min(1).optional(),
+  RINGMASTER_TLS_KEY_FILE: z.string().min(1).optional(),
   RINGMASTER_SOCKETS_MAX: count.optional(),
   RINGMASTER_SOCKETS_PER_KEY_MAX: count.optional(),
   RINGMASTER_SOCKETS_PER_INSTANCE_MAX: count.optional(),

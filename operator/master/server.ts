@@ -4,20 +4,21 @@
  *   connection -> limits of Node's server -> upgrade? -> upgrade.ts (may refuse) -> 101 -> express-ws route -> live.ts -> hub
  *                                         -> request  -> rest.ts
  *
- * auth.ts says who may, keys.ts holds the keys, sockets.ts counts, pings and ends sockets, frames.ts makes bytes. PROTOCOL.md beside this file is
- * what clients may rely on.
+ * With a certificate all of this is behind TLS (tls.ts, certificate.ts). auth.ts says who may, keys.ts holds the keys, sockets.ts counts, pings and
+ * ends sockets, frames.ts makes bytes. PROTOCOL.md beside this file is what clients may rely on.
  *
  * Stopping: not ready and no new sockets at once, 1001 to the open ones, plain requests go on being answered; when the sockets are gone or the grace is
  * over the port closes, requests in flight finish within another grace, and the rest is cut.
  */
 import { createServer as createHttpServer } from 'node:http';
-import type { IncomingMessage, Server } from 'node:http';
+import type { IncomingMessage, Server, ServerOptions as HttpOptions } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import express from 'express';
 import expressWs from 'express-ws';
 import type { Logger } from '../log.ts';
 import type { Hub } from '../logs/subscription.ts';
 import type { Metrics } from '../metrics.ts';
+import type { CertificateSource } from './certificate.ts';
 import type { KeyTable } from './keys.ts';
 import { liveRoute } from './live-request.ts';
 import { serveLive } from './live.ts';
@@ -28,6 +29,7 @@ import { badRequest, sendRefusal } from './refusal.ts';
 import { createRest } from './rest.ts';
 import { createSockets } from './sockets.ts';
 import type { SocketRegistry } from './sockets.ts';
+import { createTlsServer } from './tls.ts';
 import type { Typist } from './typist.ts';
 import { createUpgradeGate, isUpgrade } from './upgrade.ts';
 import type { UpgradeGate } from './upgrade.ts';
@@ -45,6 +47,8 @@ export interface MasterServerOptions {
   readonly log: Logger;
   readonly clusterName: string;
   readonly nodeId: string;
+  /** Serves TLS and nothing else; plain HTTP if absent. */
+  readonly certificate?: CertificateSource;
   /** Whether the caches have been filled; not ready before. */
   isSynced(): boolean;
   /** Those that are absent are `defaultLimits`. */
@@ -74,7 +78,8 @@ export function createServer(options: MasterServerOptions): MasterServer {
   const clock = options.clock ?? systemTimers;
   const { keys, metrics } = options;
   const app = createApp();
-  const server = createHttp(app, limits);
+  const server = createListener(app, limits, options);
+  const connections = trackConnections(server);
   const answering = trackRequests(server);
   const sockets = createSockets({ limits, clock, keys, metrics });
   const gate = createUpgradeGate({
@@ -89,7 +94,7 @@ export function createServer(options: MasterServerOptions): MasterServer {
 
   let draining: Promise<void> | undefined;
   const drain = (): Promise<void> => {
-    draining ??= stop({ server, sockets, clock, graceMs: limits.drainGraceMs }).finally(() => {
+    draining ??= stop({ server, connections, sockets, clock, graceMs: limits.drainGraceMs }).finally(() => {
       rest.close();
     });
     return draining;
@@ -120,18 +125,20 @@ function createApp(): express.Application {
   return app;
 }
 
-function createHttp(app: express.Application, limits: Limits): Server {
-  const server = createHttpServer(
-    {
-      maxHeaderSize: limits.headerBytesMax,
-      headersTimeout: limits.headersTimeoutMs,
-      requestTimeout: limits.requestTimeoutMs,
-      keepAliveTimeout: limits.keepAliveTimeoutMs,
-      connectionsCheckingInterval: lateCheckIntervalMs,
-      shouldUpgradeCallback: isUpgrade,
-    },
-    app,
-  );
+function createListener(app: express.Application, limits: Limits, options: MasterServerOptions): Server {
+  const { certificate, metrics } = options;
+  const http: HttpOptions = {
+    maxHeaderSize: limits.headerBytesMax,
+    headersTimeout: limits.headersTimeoutMs,
+    requestTimeout: limits.requestTimeoutMs,
+    keepAliveTimeout: limits.keepAliveTimeoutMs,
+    connectionsCheckingInterval: lateCheckIntervalMs,
+    shouldUpgradeCallback: isUpgrade,
+  };
+  const server =
+    certificate === undefined
+      ? createHttpServer(http, app)
+      : createTlsServer(app, { certificate, http, limits, metrics });
   server.maxConnections = limits.connectionsMax;
   server.on('clientError', clientOnError);
   return server;
@@ -166,6 +173,16 @@ function addWebSockets(parts: {
     if (accepted === undefined) ws.terminate();
     else void serveLive(ws, request.socket, accepted, { limits, log: options.log, metrics: options.metrics });
   });
+}
+
+/** TCP connections. The HTTP server knows only those on which a handshake has come to its end. */
+function trackConnections(server: Server): Set<Socket> {
+  const connections = new Set<Socket>();
+  server.on('connection', (socket: Socket) => {
+    connections.add(socket);
+    socket.once('close', () => connections.delete(socket));
+  });
+  return connections;
 }
 
 /** Requests under way on each connection. */
@@ -210,8 +227,14 @@ async function listen(server: Server, { port, host }: MasterServerOptions): Prom
   server.off('error', reject);
 }
 
-async function stop(parts: { server: Server; sockets: SocketRegistry; clock: Timers; graceMs: number }): Promise<void> {
-  const { server, sockets, clock, graceMs } = parts;
+async function stop(parts: {
+  server: Server;
+  connections: ReadonlySet<Socket>;
+  sockets: SocketRegistry;
+  clock: Timers;
+  graceMs: number;
+}): Promise<void> {
+  const { server, connections, sockets, clock, graceMs } = parts;
   await sockets.drain();
   sockets.close();
   if (!server.listening) return;
@@ -221,7 +244,7 @@ async function stop(parts: { server: Server; sockets: SocketRegistry; clock: Tim
   });
   server.closeIdleConnections();
   const cancel = clock.after(graceMs, () => {
-    server.closeAllConnections();
+    for (const socket of connections) socket.destroy();
   });
   await promise;
   cancel();
