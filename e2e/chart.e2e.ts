@@ -4,7 +4,7 @@ import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { parseAllDocuments } from 'yaml';
+import { parse, parseAllDocuments } from 'yaml';
 import type { Cluster } from './cluster/cluster.ts';
 import type { InstanceObject, KubeObject, Namespace } from './harness.ts';
 import { failureOf, freshNamespace, instance, poll, testCluster } from './harness.ts';
@@ -64,6 +64,11 @@ async function render(...settings: string[]): Promise<KubeObject[]> {
     'demo',
     '--kube-version',
     '1.37.0',
+    // As if the Prometheus Operator were there.
+    '--api-versions',
+    'monitoring.coreos.com/v1/PodMonitor',
+    '--api-versions',
+    'monitoring.coreos.com/v1/PrometheusRule',
     ...chosen,
   ]);
   return parseAllDocuments(output)
@@ -159,6 +164,43 @@ describe('rendered', () => {
     assert.match(JSON.stringify(rights), /"resources":\["secrets"\],"resourceNames":\["mine"\],"verbs":\["get"\]/);
   });
 
+  test('with a certificate the Master, its probes, its Service, its Ingress and its PodMonitor all speak TLS, and without one none does', async () => {
+    const texts = async (...settings: string[]): Promise<string> => {
+      const ingress = ['master.ingress.enabled=true', 'master.ingress.host=ringmaster.test'];
+      const objects = await render(...ingress, 'podMonitor.enabled=true', ...settings);
+      const about = ['Deployment', 'Service', 'Ingress', 'PodMonitor'];
+      return JSON.stringify(
+        objects.filter(({ kind = '', metadata }) => about.includes(kind) && /master$/.test(metadata.name)),
+      );
+    };
+    const secure = await texts('master.tls.secretName=cert');
+    for (const part of [
+      '"name":"RINGMASTER_TLS_CERT_FILE","value":"/etc/ringmaster/tls/tls.crt"',
+      '"name":"tls","mountPath":"/etc/ringmaster/tls"',
+      '{"name":"tls","secret":{"secretName":"cert",',
+      '{"path":"/healthz","port":"https","scheme":"HTTPS"}',
+      '{"path":"/readyz","port":"https","scheme":"HTTPS"}',
+      '{"name":"https","port":7000,"targetPort":"https","appProtocol":"https"}',
+      '"port":{"name":"https"}',
+      '"scheme":"https","tlsConfig":{"insecureSkipVerify":true}',
+    ])
+      assert.ok(secure.includes(part), part);
+    assert.ok(!/"(?:name|port|targetPort)":"http"/.test(secure));
+    assert.ok(!/https|tls/i.test(await texts()));
+  });
+
+  test('the dashboard and the alerts are in their objects as they are in their files', async () => {
+    const objects = await render('grafanaDashboard.enabled=true', 'prometheusRule.enabled=true');
+    const [map] = objects.filter(({ kind }) => kind === 'ConfigMap') as (KubeObject & {
+      data: Record<string, string>;
+    })[];
+    assert.equal(map?.metadata.labels?.['grafana_dashboard'], '1');
+    const read = (name: string): Promise<string> => readFile(join(chartDir, 'monitoring', name), 'utf8');
+    assert.deepEqual(JSON.parse(map.data['ringmaster.json'] ?? ''), JSON.parse(await read('dashboard.json')));
+    const [rule] = objects.filter(({ kind }) => kind === 'PrometheusRule');
+    assert.deepEqual(rule?.spec, parse(await read('alerts.yaml')));
+  });
+
   test('without CRDs and without aggregated roles, for a second release: nothing cluster-wide but its own rights', async () => {
     const objects = await render(
       'crds.install=false',
@@ -185,6 +227,7 @@ describe('rendered', () => {
       ['master.replicas=many', /master\/replicas/],
       ['watchNamespaces={Red}', /watchNamespaces/],
       ['master.kubernetesTokens.audience=', /kubernetesTokens\/audience/],
+      ['master.tls.secretName=Cert', /master\/tls\/secretName/],
       ['runtimes.docker.network=other', /runtimes\/docker\/network/],
       ['runtimes.docker.socketPath=docker.sock', /runtimes\/docker\/socketPath/],
       ['keys[0].name=a,keys[0].permission=ALL,keys[0].tokenSHA256=secret', /tokenSHA256/],

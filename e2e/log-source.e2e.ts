@@ -78,7 +78,7 @@ class FakeMaster {
     const sourceFor = createSources({
       ...{ client, sidecars, directory, log, clock: systemClock },
       random: Math.random,
-      observer: {},
+      observerFor: () => ({}),
     });
     return new FakeMaster(sourceFor, async () => {
       watching.abort();

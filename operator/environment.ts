@@ -67,6 +67,9 @@ export const masterEnvironment = z.object({
   RINGMASTER_MASTER_KEY_FILE: z.string().min(1).optional(),
   /** The audience that Kubernetes tokens must be for. Absent: only ApiKeys count. */
   RINGMASTER_TOKEN_AUDIENCE: z.string().min(1).max(253).optional(),
+  /** Certificate with its chain, and its key, as PEM. With both the port speaks TLS, and only TLS; read again when they change. */
+  RINGMASTER_TLS_CERT_FILE: z.string().min(1).optional(),
+  RINGMASTER_TLS_KEY_FILE: z.string().min(1).optional(),
   RINGMASTER_SOCKETS_MAX: count.optional(),
   RINGMASTER_SOCKETS_PER_KEY_MAX: count.optional(),
   RINGMASTER_SOCKETS_PER_INSTANCE_MAX: count.optional(),

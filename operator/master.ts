@@ -2,9 +2,11 @@
 import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
-import { instances } from './api/v1alpha1/instance.ts';
+import { instances, runtimes } from './api/v1alpha1/instance.ts';
 import { masterEnvironment, readEnvironment } from './environment.ts';
 import { createHub } from './logs/hub.ts';
+import { openCertificate } from './master/certificate.ts';
+import type { CertificateStore } from './master/certificate.ts';
 import { Directory } from './master/directory.ts';
 import { createKeyTable } from './master/keys.ts';
 import { systemTimers } from './master/ports.ts';
@@ -15,7 +17,7 @@ import { createServer } from './master/server.ts';
 import { createSources } from './master/sources.ts';
 import { createStdinWriter } from './master/stdin.ts';
 import { createTypist } from './master/typist.ts';
-import { observeHub, observeSource } from './observers.ts';
+import { beginUpstreams, observeHub, observeSource } from './observers.ts';
 import { cacheOptions, startProcess } from './process.ts';
 import { systemClock } from './runtime/clock.ts';
 import { InformerSet } from './runtime/informerset.ts';
@@ -42,14 +44,20 @@ keyCache.onChange((_, previous, next) => {
   noteKey(previous, next);
 });
 
+for (const runtime of runtimes) beginUpstreams(metrics, runtime);
 const sidecars = await createSidecars(settings.RINGMASTER_MASTER_KEY_FILE);
 const sourceFor = createSources({
   ...{ client, sidecars, directory, log },
   clock: systemClock,
   random: Math.random,
-  observer: observeSource(metrics),
+  observerFor: (runtime) => observeSource(metrics, runtime),
 });
-const hub = createHub({ sourceFor, clock: systemClock, observer: observeHub(metrics) });
+const hub = createHub({
+  sourceFor,
+  clock: systemClock,
+  observerFor: (uid) => observeHub(metrics, directory.runtimeOf(uid) ?? 'kubernetes'),
+});
+const certificate = await openTls(settings);
 const server = createServer({
   port: settings.RINGMASTER_PORT,
   hub,
@@ -64,13 +72,15 @@ const server = createServer({
   nodeId: settings.NODE_NAME === '' ? settings.POD_NAME : settings.NODE_NAME,
   isSynced: () => instanceCache.hasSynced && keyCache.hasSynced,
   limits: limitsOf(settings),
+  ...(certificate === undefined ? {} : { certificate }),
 });
 
 // The caches outlive the drain: keys are revoked and instances end while sockets are still open.
 const watching = new AbortController();
 const running = [instanceCache.run(watching.signal), keyCache.run(watching.signal)];
+certificate?.follow(watching.signal);
 await server.start(stop);
-log.info({ port: settings.RINGMASTER_PORT }, 'Serving');
+log.info({ port: settings.RINGMASTER_PORT, tls: certificate !== undefined }, 'Serving');
 await untilAborted(stop);
 await server.drain();
 hub.close();
@@ -93,6 +103,16 @@ async function createSidecars(keyPath: string | undefined): Promise<SidecarClien
 
 function createReviewsFor(audience: string | undefined): Reviews | undefined {
   return audience === undefined ? undefined : createReviews(client, audience);
+}
+
+/** Undefined: plain HTTP. A certificate that is named but cannot be used ends the start. */
+async function openTls(environment: typeof settings): Promise<CertificateStore | undefined> {
+  const { RINGMASTER_TLS_CERT_FILE: certFile, RINGMASTER_TLS_KEY_FILE: keyFile } = environment;
+  if (certFile === undefined && keyFile === undefined) return undefined;
+  if (certFile === undefined || keyFile === undefined) {
+    throw new TypeError('Cannot start: set both RINGMASTER_TLS_CERT_FILE and RINGMASTER_TLS_KEY_FILE, or neither');
+  }
+  return openCertificate({ certFile, keyFile, log, metrics, clock: systemTimers });
 }
 
 async function readTail(instanceUid: string, count: number, signal: AbortSignal): Promise<TailResult> {

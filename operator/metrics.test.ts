@@ -30,3 +30,25 @@ test('metrics: those of the process and of Node are there', async () => {
     assert.match(text, new RegExp(`^${name} `, 'm'));
   }
 });
+
+test('metrics: no label is one that grows with use', () => {
+  const labels = new Set(
+    createMetrics()
+      .describe()
+      .flatMap((metric) => metric.labels),
+  );
+  const bounded = [
+    'kind',
+    'status',
+    'cause',
+    'type',
+    'scope',
+    'route',
+    'runtime',
+    'result',
+    'verb',
+    'resource',
+    'controller',
+  ];
+  assert.deepEqual([...labels].sort(), bounded.sort());
+});

@@ -6,18 +6,21 @@
  * number of time series does not grow with use.
  */
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
+import type { MetricObject } from 'prom-client';
 
 const requestSecondsBuckets = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10];
 const reconcileSecondsBuckets = [0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
 
 /** What the Master counts of its clients. */
-export interface SocketMetrics {
+export interface MasterMetrics {
   readonly socketsOpen: Gauge<'kind'>;
   readonly upgradesRefused: Counter<'status'>;
   readonly socketsClosed: Counter<'cause'>;
   readonly linesSent: Counter;
   readonly eventsSent: Counter<'type'>;
   readonly bytesSent: Counter;
+  readonly socketsBusiest: Gauge<'scope'>;
+  readonly socketsLimit: Gauge<'scope'>;
   readonly httpRequests: Counter<'route' | 'status'>;
   readonly httpSeconds: Histogram<'route'>;
   readonly commandsTyped: Counter<'runtime' | 'result'>;
@@ -26,11 +29,24 @@ export interface SocketMetrics {
 
 /** What the log hub counts. */
 export interface HubMetrics {
-  readonly upstreamsOpen: Gauge;
-  readonly upstreamOpens: Counter;
-  readonly upstreamResumes: Counter;
-  readonly upstreamGaps: Counter<'cause'>;
+  readonly upstreamsOpen: Gauge<'runtime'>;
+  readonly upstreamOpens: Counter<'runtime'>;
+  readonly upstreamResumes: Counter<'runtime'>;
+  readonly upstreamGaps: Counter<'runtime' | 'cause'>;
+  readonly upstreamLines: Counter<'runtime'>;
+  readonly upstreamBytes: Counter<'runtime'>;
   readonly subscribersBehind: Gauge;
+  readonly subscriberLagLines: Gauge;
+  readonly subscribersFellBehind: Counter;
+  readonly subscribersRejoined: Counter;
+}
+
+/** What is counted where the Master serves TLS itself. */
+export interface TlsMetrics {
+  readonly certificateNotAfter: Gauge;
+  readonly certificateIsStale: Gauge;
+  readonly certificateReloads: Counter<'result'>;
+  readonly handshakesFailed: Counter<'cause'>;
 }
 
 /** What everything that talks to Kubernetes counts. */
@@ -52,11 +68,20 @@ export interface ControllerMetrics {
   readonly queueRetries: Counter<'controller'>;
 }
 
-export interface Metrics extends SocketMetrics, HubMetrics, RuntimeMetrics, ControllerMetrics {
+export interface Metrics extends MasterMetrics, HubMetrics, TlsMetrics, RuntimeMetrics, ControllerMetrics {
   /** Value of `Content-Type` for `text()`. */
   readonly contentType: string;
   /** All metrics in the Prometheus text format. */
   text(): Promise<string>;
+  /** What is declared here, in that order; without those of the process and of Node. */
+  describe(): MetricDescription[];
+}
+
+export interface MetricDescription {
+  readonly name: string;
+  readonly type: string;
+  readonly help: string;
+  readonly labels: readonly string[];
 }
 
 /** A registry of its own with everything above. Starts Node's garbage-collection observer, which keeps no process alive. */
@@ -64,16 +89,39 @@ export function createMetrics(): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   return {
-    ...socketMetrics([registry]),
+    ...masterMetrics([registry]),
     ...hubMetrics([registry]),
+    ...tlsMetrics([registry]),
     ...runtimeMetrics([registry]),
     ...controllerMetrics([registry]),
     contentType: registry.contentType,
     text: () => registry.metrics(),
+    describe: () =>
+      registry
+        .getMetricsAsArray()
+        .filter(({ name }) => name.startsWith('ringmaster_'))
+        .map((metric) => ({ ...typeOf(metric), labels: labelsOf(metric) })),
   };
 }
 
-function socketMetrics(registers: Registry[]): SocketMetrics {
+function typeOf(metric: MetricObject): Omit<MetricDescription, 'labels'> {
+  const { name, help } = metric;
+  if (metric instanceof Histogram) return { name, help, type: 'histogram' };
+  return { name, help, type: metric instanceof Counter ? 'counter' : 'gauge' };
+}
+
+/** The library keeps them, and its published types do not say so. */
+function labelsOf(metric: MetricObject): readonly string[] {
+  return (metric as MetricObject & { readonly labelNames: readonly string[] }).labelNames;
+}
+
+function masterMetrics(registers: Registry[]): MasterMetrics {
+  return { ...socketMetrics(registers), ...requestMetrics(registers) };
+}
+
+type RequestMetrics = Pick<MasterMetrics, 'httpRequests' | 'httpSeconds' | 'commandsTyped' | 'kubernetesReviews'>;
+
+function socketMetrics(registers: Registry[]): Omit<MasterMetrics, keyof RequestMetrics> {
   return {
     socketsOpen: new Gauge({
       name: 'ringmaster_master_sockets_open',
@@ -109,6 +157,23 @@ function socketMetrics(registers: Registry[]): SocketMetrics {
       help: 'Bytes of frames, headers included, written to WebSockets.',
       registers,
     }),
+    socketsBusiest: new Gauge({
+      name: 'ringmaster_master_sockets_busiest',
+      help: 'WebSockets of the ApiKey (scope key) and on the Instance (scope instance) that have the most, measured when it is read.',
+      labelNames: ['scope'] as const,
+      registers,
+    }),
+    socketsLimit: new Gauge({
+      name: 'ringmaster_master_sockets_limit',
+      help: 'WebSockets that may be open: in all (scope all), with one ApiKey (key), on one Instance (instance).',
+      labelNames: ['scope'] as const,
+      registers,
+    }),
+  };
+}
+
+function requestMetrics(registers: Registry[]): RequestMetrics {
+  return {
     httpRequests: new Counter({
       name: 'ringmaster_http_requests_total',
       help: 'HTTP requests answered, upgrades not included.',
@@ -138,31 +203,100 @@ function socketMetrics(registers: Registry[]): SocketMetrics {
 }
 
 function hubMetrics(registers: Registry[]): HubMetrics {
+  return { ...upstreamMetrics(registers), ...subscriberMetrics(registers) };
+}
+
+type UpstreamMetrics = Pick<HubMetrics, Extract<keyof HubMetrics, `upstream${string}`>>;
+
+function upstreamMetrics(registers: Registry[]): UpstreamMetrics {
+  const labelNames = ['runtime'] as const;
   return {
     upstreamsOpen: new Gauge({
       name: 'ringmaster_hub_upstreams_open',
-      help: 'Instances whose log is being followed now.',
+      help: 'Instances whose log is being followed now, by runtime.',
+      labelNames,
       registers,
     }),
     upstreamOpens: new Counter({
       name: 'ringmaster_hub_upstream_opens_total',
-      help: 'Times that an instance log was opened for its first subscriber.',
+      help: 'Times that an instance log was opened for its first subscriber, by runtime.',
+      labelNames,
       registers,
     }),
     upstreamResumes: new Counter({
       name: 'ringmaster_hub_upstream_resumes_total',
-      help: 'Times that a broken or ended log stream was taken up again where it had stopped.',
+      help: 'Times that a broken or ended log stream was taken up again where it had stopped, by runtime.',
+      labelNames,
       registers,
     }),
     upstreamGaps: new Counter({
       name: 'ringmaster_hub_upstream_gaps_total',
-      help: 'Places where lines could no longer be had, by cause.',
-      labelNames: ['cause'] as const,
+      help: 'Places where lines could no longer be had, by runtime and cause.',
+      labelNames: ['runtime', 'cause'] as const,
       registers,
     }),
+    upstreamLines: new Counter({
+      name: 'ringmaster_hub_upstream_lines_total',
+      help: 'Log lines that came from upstreams, by runtime; those that a slow subscriber reads for itself not counted.',
+      labelNames,
+      registers,
+    }),
+    upstreamBytes: new Counter({
+      name: 'ringmaster_hub_upstream_bytes_total',
+      help: 'Bytes of those lines, without their line ends, by runtime.',
+      labelNames,
+      registers,
+    }),
+  };
+}
+
+function subscriberMetrics(registers: Registry[]): Omit<HubMetrics, keyof UpstreamMetrics> {
+  return {
     subscribersBehind: new Gauge({
       name: 'ringmaster_hub_subscribers_behind',
-      help: 'Subscribers with lines waiting that they have not taken yet.',
+      help: 'Subscribers with lines waiting that they have not taken yet, measured when it is read.',
+      registers,
+    }),
+    subscriberLagLines: new Gauge({
+      name: 'ringmaster_hub_subscriber_lag_max_lines',
+      help: 'Lines that wait for the slowest subscriber, at most those that the ring holds, measured when it is read.',
+      registers,
+    }),
+    subscribersFellBehind: new Counter({
+      name: 'ringmaster_hub_subscribers_fell_behind_total',
+      help: 'Times that a subscriber fell out of the ring and went on from the source.',
+      registers,
+    }),
+    subscribersRejoined: new Counter({
+      name: 'ringmaster_hub_subscribers_rejoined_total',
+      help: 'Times that a subscriber met the ring again, or for the first time after it came with an older cursor.',
+      registers,
+    }),
+  };
+}
+
+function tlsMetrics(registers: Registry[]): TlsMetrics {
+  return {
+    certificateNotAfter: new Gauge({
+      name: 'ringmaster_tls_certificate_not_after_timestamp_seconds',
+      help: 'End of the certificate that is served, in seconds since 1970; 0 without TLS.',
+      registers,
+    }),
+    certificateIsStale: new Gauge({
+      name: 'ringmaster_tls_certificate_is_stale',
+      help: '1 while the files hold a certificate that cannot be used and an older one is served, else 0.',
+      registers,
+    }),
+    certificateReloads: new Counter({
+      name: 'ringmaster_tls_certificate_reloads_total',
+      help: 'New certificates found in the files, by result (ok or failed).',
+      labelNames: ['result'] as const,
+      registers,
+    }),
+    handshakesFailed: new Counter({
+      name: 'ringmaster_tls_handshakes_failed_total',
+      help: 'Connections that came to no TLS session, by cause (plain-http, timeout, closed or refused).',
+      labelNames: ['cause'] as const,
       registers,
     }),
   };

@@ -1,6 +1,7 @@
 /** Ties the observer hooks of runtime/ and logs/ to the metrics, so that neither knows Prometheus. */
 import type { HubObserver } from './logs/hub.ts';
 import type { SourceObserver } from './logs/sources/kubernetes.ts';
+import { gapCauses } from './logs/source.ts';
 import type { Metrics } from './metrics.ts';
 import type { ControllerObserver } from './runtime/controller.ts';
 import type { ReflectorObserver } from './runtime/reflector.ts';
@@ -53,31 +54,44 @@ export function observeController(metrics: Metrics, controller: string): Control
   };
 }
 
-export function observeHub(metrics: Metrics): HubObserver {
+/** Puts the metrics of a runtime's upstreams at 0: a counter that begins with its first gap shows no increase, and no alert could see that gap. */
+export function beginUpstreams(metrics: Metrics, runtime: string): void {
+  metrics.upstreamsOpen.inc({ runtime }, 0);
+  const { upstreamOpens, upstreamResumes, upstreamLines, upstreamBytes } = metrics;
+  for (const counter of [upstreamOpens, upstreamResumes, upstreamLines, upstreamBytes]) counter.inc({ runtime }, 0);
+  for (const cause of gapCauses) metrics.upstreamGaps.inc({ runtime, cause }, 0);
+}
+
+/** Of the upstreams of one runtime. */
+export function observeHub(metrics: Metrics, runtime: string): HubObserver {
   return {
     upstreamOpened() {
-      metrics.upstreamOpens.inc();
-      metrics.upstreamsOpen.inc();
+      metrics.upstreamOpens.inc({ runtime });
+      metrics.upstreamsOpen.inc({ runtime });
     },
     upstreamClosed() {
-      metrics.upstreamsOpen.dec();
+      metrics.upstreamsOpen.dec({ runtime });
+    },
+    linesReceived(lines, bytes) {
+      metrics.upstreamLines.inc({ runtime }, lines);
+      metrics.upstreamBytes.inc({ runtime }, bytes);
     },
     caughtBehind() {
-      metrics.subscribersBehind.inc();
+      metrics.subscribersFellBehind.inc();
     },
     caughtUp() {
-      metrics.subscribersBehind.dec();
+      metrics.subscribersRejoined.inc();
     },
   };
 }
 
-export function observeSource(metrics: Metrics): SourceObserver {
+export function observeSource(metrics: Metrics, runtime: string): SourceObserver {
   return {
     resumed() {
-      metrics.upstreamResumes.inc();
+      metrics.upstreamResumes.inc({ runtime });
     },
     gap(cause) {
-      metrics.upstreamGaps.inc({ cause });
+      metrics.upstreamGaps.inc({ runtime, cause });
     },
   };
 }

@@ -173,7 +173,11 @@ export class Channel {
       this.#options.onDone();
     }
     if (event.type === 'lines') {
-      this.observer.linesReceived?.(event.lines.length);
+      const { lines } = event;
+      this.observer.linesReceived?.(
+        lines.length,
+        lines.reduce((bytes, line) => bytes + line.length, 0),
+      );
     }
     this.#trim();
     this.#wakeAll();

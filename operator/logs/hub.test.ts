@@ -113,7 +113,12 @@ class Log {
 
 function lab(log: Log, limits: Partial<HubLimits> = {}, observer?: HubObserver): { hub: Hub; clock: FakeClock } {
   const clock = new FakeClock();
-  const hub = createHub({ sourceFor: () => log.source(), clock, limits, ...(observer && { observer }) });
+  const hub = createHub({
+    sourceFor: () => log.source(),
+    clock,
+    limits,
+    ...(observer && { observerFor: () => observer }),
+  });
   return { hub, clock };
 }
 

@@ -31,7 +31,8 @@ export type HubLimits = { readonly [K in keyof typeof hubLimits]: number };
 export interface HubObserver {
   upstreamOpened?(): void;
   upstreamClosed?(): void;
-  linesReceived?(lines: number): void;
+  /** `bytes` of the lines, without line ends. */
+  linesReceived?(lines: number, bytes: number): void;
   /** A subscription fell out of the ring and reads from the source. */
   caughtBehind?(): void;
   /** It is back in the ring. */
@@ -42,7 +43,8 @@ export interface HubOptions {
   readonly sourceFor: (instanceUid: string) => LogSource;
   readonly clock: Pick<Clock, 'elapsed' | 'after'>;
   readonly limits?: Partial<HubLimits>;
-  readonly observer?: HubObserver;
+  /** Asked once for each upstream. */
+  readonly observerFor?: (instanceUid: string) => HubObserver;
 }
 
 /** Holds no timers or streams while nobody is subscribed (but for the linger). */
@@ -67,7 +69,7 @@ export function createHub(options: HubOptions): Hub {
         start,
         limits,
         clock: options.clock,
-        observer: options.observer ?? {},
+        observer: options.observerFor?.(instanceUid) ?? {},
         onDone: () => {
           if (channels.get(instanceUid) === channel) {
             channels.delete(instanceUid);

@@ -44,7 +44,8 @@ export type LogEvent =
   | { readonly type: 'end' };
 
 /** Why lines are missing: a log file was rotated away, or the pod that held them is gone, or the cursor is older than what is kept. */
-export type GapCause = 'rotated' | 'pod-deleted' | 'expired';
+export const gapCauses = ['rotated', 'pod-deleted', 'expired'] as const;
+export type GapCause = (typeof gapCauses)[number];
 
 export interface LastLines {
   readonly lines: readonly Buffer[];

@@ -72,6 +72,8 @@ export interface Limits {
   readonly headerBytesMax: number;
   /** From the first byte of a connection to the end of the request's headers. */
   readonly headersTimeoutMs: number;
+  /** With TLS: to the first byte of a connection, and from there to the end of the handshake. */
+  readonly handshakeTimeoutMs: number;
   readonly requestTimeoutMs: number;
   readonly keepAliveTimeoutMs: number;
   /** A frame from the client; above it 1009. */
@@ -97,6 +99,7 @@ export const defaultLimits: Limits = {
   socketsPerInstanceMax: 2_000,
   headerBytesMax: 16 * 1024,
   headersTimeoutMs: 10_000,
+  handshakeTimeoutMs: 10_000,
   requestTimeoutMs: 30_000,
   keepAliveTimeoutMs: 65_000,
   clientFrameBytesMax: 1024,

@@ -87,7 +87,7 @@ function addOpenCalls(router: Router, options: RestOptions): void {
     response.json({ status: 'ok', nodeId, clusterName, master: true });
   });
   addGet(router, { path: '/api/metrics', name: 'metrics' }, async (_request, response) => {
-    metrics.subscribersBehind.set(sockets.countBehind());
+    sockets.measure();
     response.set('Content-Type', metrics.contentType).send(await metrics.text());
   });
 }

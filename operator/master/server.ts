@@ -4,14 +4,14 @@
  *   connection -> limits of Node's server -> upgrade? -> upgrade.ts (may refuse) -> 101 -> express-ws route -> live.ts -> hub
  *                                         -> request  -> rest.ts
  *
- * access.ts says who may (auth.ts reads tokens, keys.ts holds the keys, users.ts asks Kubernetes), sockets.ts counts, pings and ends sockets, frames.ts makes bytes. PROTOCOL.md beside this file is
- * what clients may rely on.
+ * With a certificate all of this is behind TLS (tls.ts, certificate.ts). access.ts says who may (auth.ts reads tokens, keys.ts holds the keys,
+ * users.ts asks Kubernetes), sockets.ts counts, pings and ends sockets, frames.ts makes bytes. PROTOCOL.md beside this file is what clients may rely on.
  *
  * Stopping: not ready and no new sockets at once, 1001 to the open ones, plain requests go on being answered; when the sockets are gone or the grace is
  * over the port closes, requests in flight finish within another grace, and the rest is cut.
  */
 import { createServer as createHttpServer } from 'node:http';
-import type { IncomingMessage, Server } from 'node:http';
+import type { IncomingMessage, Server, ServerOptions as HttpOptions } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import express from 'express';
 import expressWs from 'express-ws';
@@ -19,6 +19,7 @@ import type { Logger } from '../log.ts';
 import type { Hub } from '../logs/subscription.ts';
 import type { Metrics } from '../metrics.ts';
 import { createAccess } from './access.ts';
+import type { CertificateSource } from './certificate.ts';
 import type { KeyTable } from './keys.ts';
 import { liveRoute } from './live-request.ts';
 import { serveLive } from './live.ts';
@@ -30,6 +31,7 @@ import { createRest } from './rest.ts';
 import type { Reviews } from './reviews.ts';
 import { createSockets } from './sockets.ts';
 import type { SocketRegistry } from './sockets.ts';
+import { createTlsServer } from './tls.ts';
 import type { Typist } from './typist.ts';
 import { createUpgradeGate, isUpgrade } from './upgrade.ts';
 import type { UpgradeGate } from './upgrade.ts';
@@ -49,6 +51,8 @@ export interface MasterServerOptions {
   readonly log: Logger;
   readonly clusterName: string;
   readonly nodeId: string;
+  /** Serves TLS and nothing else; plain HTTP if absent. */
+  readonly certificate?: CertificateSource;
   /** Whether the caches have been filled; not ready before. */
   isSynced(): boolean;
   /** Those that are absent are `defaultLimits`. */
@@ -78,7 +82,8 @@ export function createServer(options: MasterServerOptions): MasterServer {
   const clock = options.clock ?? systemTimers;
   const { keys, metrics } = options;
   const app = createApp();
-  const server = createHttp(app, limits);
+  const server = createListener(app, limits, options);
+  const connections = trackConnections(server);
   const answering = trackRequests(server);
   const access = createAccess({ keys, clock, reviews: options.reviews, metrics, log: options.log });
   const sockets = createSockets({ limits, clock, keys: access, metrics });
@@ -94,7 +99,7 @@ export function createServer(options: MasterServerOptions): MasterServer {
 
   let draining: Promise<void> | undefined;
   const drain = (): Promise<void> => {
-    draining ??= stop({ server, sockets, clock, graceMs: limits.drainGraceMs }).finally(() => {
+    draining ??= stop({ server, connections, sockets, clock, graceMs: limits.drainGraceMs }).finally(() => {
       rest.close();
       access.close();
     });
@@ -126,18 +131,20 @@ function createApp(): express.Application {
   return app;
 }
 
-function createHttp(app: express.Application, limits: Limits): Server {
-  const server = createHttpServer(
-    {
-      maxHeaderSize: limits.headerBytesMax,
-      headersTimeout: limits.headersTimeoutMs,
-      requestTimeout: limits.requestTimeoutMs,
-      keepAliveTimeout: limits.keepAliveTimeoutMs,
-      connectionsCheckingInterval: lateCheckIntervalMs,
-      shouldUpgradeCallback: isUpgrade,
-    },
-    app,
-  );
+function createListener(app: express.Application, limits: Limits, options: MasterServerOptions): Server {
+  const { certificate, metrics } = options;
+  const http: HttpOptions = {
+    maxHeaderSize: limits.headerBytesMax,
+    headersTimeout: limits.headersTimeoutMs,
+    requestTimeout: limits.requestTimeoutMs,
+    keepAliveTimeout: limits.keepAliveTimeoutMs,
+    connectionsCheckingInterval: lateCheckIntervalMs,
+    shouldUpgradeCallback: isUpgrade,
+  };
+  const server =
+    certificate === undefined
+      ? createHttpServer(http, app)
+      : createTlsServer(app, { certificate, http, limits, metrics });
   server.maxConnections = limits.connectionsMax;
   server.on('clientError', clientOnError);
   return server;
@@ -172,6 +179,16 @@ function addWebSockets(parts: {
     if (accepted === undefined) ws.terminate();
     else void serveLive(ws, request.socket, accepted, { limits, log: options.log, metrics: options.metrics });
   });
+}
+
+/** TCP connections. The HTTP server knows only those on which a handshake has come to its end. */
+function trackConnections(server: Server): Set<Socket> {
+  const connections = new Set<Socket>();
+  server.on('connection', (socket: Socket) => {
+    connections.add(socket);
+    socket.once('close', () => connections.delete(socket));
+  });
+  return connections;
 }
 
 /** Requests under way on each connection. */
@@ -216,8 +233,14 @@ async function listen(server: Server, { port, host }: MasterServerOptions): Prom
   server.off('error', reject);
 }
 
-async function stop(parts: { server: Server; sockets: SocketRegistry; clock: Timers; graceMs: number }): Promise<void> {
-  const { server, sockets, clock, graceMs } = parts;
+async function stop(parts: {
+  server: Server;
+  connections: ReadonlySet<Socket>;
+  sockets: SocketRegistry;
+  clock: Timers;
+  graceMs: number;
+}): Promise<void> {
+  const { server, connections, sockets, clock, graceMs } = parts;
   await sockets.drain();
   sockets.close();
   if (!server.listening) return;
@@ -227,7 +250,7 @@ async function stop(parts: { server: Server; sockets: SocketRegistry; clock: Tim
   });
   server.closeIdleConnections();
   const cancel = clock.after(graceMs, () => {
-    server.closeAllConnections();
+    for (const socket of connections) socket.destroy();
   });
   await promise;
   cancel();

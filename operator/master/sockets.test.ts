@@ -179,12 +179,23 @@ test('sockets: a close that the peer does not finish is cut after 30 s, a patien
   assert.deepEqual(patient.ws.did, ['close 1000 r', 'terminate']);
 });
 
-test('sockets: those that are open and those that lag are counted', async () => {
+test('sockets: those that are open, those that lag, the busiest and the limits are metrics, and none names a key', async () => {
   const { metrics, sockets, reserve, open } = setUp();
   reserve('a', 5);
+  reserve('b', 7);
   const { slot } = open('a');
-  assert.equal(sockets.openCount, 2);
-  assert.equal(sockets.countBehind(), 1);
+  assert.equal(sockets.openCount, 3);
+  sockets.measure();
+  const text = await metrics.text();
+  for (const line of [
+    'ringmaster_hub_subscribers_behind 2',
+    'ringmaster_hub_subscriber_lag_max_lines 7',
+    'ringmaster_master_sockets_busiest{scope="key"} 2',
+    'ringmaster_master_sockets_busiest{scope="instance"} 3',
+    'ringmaster_master_sockets_limit{scope="key"}',
+  ]) {
+    assert.ok(text.includes(`\n${line}`), line);
+  }
   assert.match(await metrics.text(), /^ringmaster_master_sockets_open\{kind="live-log"\} 1$/m);
   slot.release();
   assert.match(await metrics.text(), /^ringmaster_master_sockets_open\{kind="live-log"\} 0$/m);

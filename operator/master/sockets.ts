@@ -52,8 +52,8 @@ export interface SocketRegistry {
   drain(): Promise<void>;
   readonly isDraining: boolean;
   readonly openCount: number;
-  /** Sockets whose client has not taken all lines. */
-  countBehind(): number;
+  /** Sets those metrics that are measured and not counted. */
+  measure(): void;
   /** Stops listening to key changes and the timer; ends what is open at once. */
   close(): void;
 }
@@ -84,6 +84,10 @@ interface Entry {
 export function createSockets(options: SocketRegistryOptions): SocketRegistry {
   const registry = new Registry(options);
   registry.listen();
+  const { limits, metrics } = options;
+  metrics.socketsLimit.set({ scope: 'all' }, limits.socketsMax);
+  metrics.socketsLimit.set({ scope: 'key' }, limits.socketsPerKeyMax);
+  metrics.socketsLimit.set({ scope: 'instance' }, limits.socketsPerInstanceMax);
   return registry;
 }
 
@@ -115,10 +119,19 @@ class Registry implements SocketRegistry {
     return this.#entries.size;
   }
 
-  countBehind(): number {
-    let count = 0;
-    for (const entry of this.#entries) if (entry.owner.behindLines() > 0) count++;
-    return count;
+  measure(): void {
+    const { metrics } = this.#options;
+    let behind = 0;
+    let mostLines = 0;
+    for (const { owner } of this.#entries) {
+      const lines = owner.behindLines();
+      if (lines > 0) behind++;
+      mostLines = Math.max(mostLines, lines);
+    }
+    metrics.subscribersBehind.set(behind);
+    metrics.subscriberLagLines.set(mostLines);
+    metrics.socketsBusiest.set({ scope: 'key' }, this.#perKey.most);
+    metrics.socketsBusiest.set({ scope: 'instance' }, this.#perInstance.most);
   }
 
   reserve(owner: SlotOwner): Slot | Refusal {
@@ -273,6 +286,13 @@ class Counts {
 
   get(name: string): number {
     return this.#counts.get(name) ?? 0;
+  }
+
+  /** How often the one is in use that is so most. */
+  get most(): number {
+    let most = 0;
+    for (const count of this.#counts.values()) most = Math.max(most, count);
+    return most;
   }
 
   add(name: string): void {

@@ -16,7 +16,7 @@ function sourcesFor(runtime: string | undefined, hasKey: boolean): ReturnType<ty
     clock: new FakeClock(),
     random: () => 0.5,
     log: createSilentLogger(),
-    observer: {},
+    observerFor: () => ({}),
   });
 }
 

@@ -19,15 +19,16 @@ export interface SourcesOptions {
   /** In [0, 1). */
   readonly random: () => number;
   readonly log: Logger;
-  readonly observer: SourceObserver;
+  readonly observerFor: (runtime: string) => SourceObserver;
 }
 
 /** The result throws `LOG_SOURCE_UNAVAILABLE` for an instance that needs the key where there is none. */
 export function createSources(options: SourcesOptions): (instanceUid: string) => LogSource {
-  const { sidecars, directory, client, ...shared } = options;
+  const { sidecars, directory, client, observerFor, ...others } = options;
   return (instanceUid) => {
     const target = directory.watchTarget(instanceUid);
     const runtime = directory.runtimeOf(instanceUid) ?? 'kubernetes';
+    const shared = { ...others, observer: observerFor(runtime) };
     if (runtime === 'kubernetes') {
       return createKubernetesLogSource({ ...shared, client, target, instanceUid });
     }

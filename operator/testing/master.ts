@@ -4,6 +4,7 @@ import { connect } from 'node:net';
 import type { Socket } from 'node:net';
 import { createSilentLogger } from '../log.ts';
 import { fingerprintOf } from '../master/auth.ts';
+import type { CertificateSource } from '../master/certificate.ts';
 import type { KeySpec, KeyTable } from '../master/keys.ts';
 import { createKeyTable } from '../master/keys.ts';
 import type { Timers, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
@@ -43,6 +44,8 @@ export interface TestMasterOptions {
   readonly tails?: LogTail;
   readonly typist?: Typist;
   readonly reviews?: Reviews;
+  /** Plain HTTP if absent. */
+  readonly certificate?: CertificateSource;
 }
 
 export async function startMaster(options: TestMasterOptions = {}): Promise<TestMaster> {
@@ -76,6 +79,7 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
     isSynced: () => master.isSynced,
     clock,
     limits: { drainGraceMs: graceMs, ...options.limits },
+    ...(options.certificate === undefined ? {} : { certificate: options.certificate }),
   });
   const master: TestMaster = {
     server,

@@ -85,6 +85,11 @@ automountServiceAccountToken: false
 {{- default (printf "%s-master-key" (include "ringmaster.fullname" .)) .Values.masterKey.existingSecret }}
 {{- end }}
 
+{{/* What the Master's port speaks, which is also the port's name. */}}
+{{- define "ringmaster.masterScheme" -}}
+{{- if .Values.master.tls.secretName }}https{{ else }}http{{ end }}
+{{- end }}
+
 {{- define "ringmaster.leaseName" -}}
 {{- default (include "ringmaster.componentName" (list . "operator")) .Values.operator.leaseName }}
 {{- end }}
