@@ -28,6 +28,17 @@ export const podSequenceAnnotation = `${group}/pod-sequence`;
 /** On a pod that is being stopped: the stop command was written to its standard input (it is never written twice). */
 export const stopCommandSentAnnotation = `${group}/stop-command-sent`;
 
+/** Name of the InstanceConfiguration that an Instance is of; on Instances, pods and Services. */
+export const configurationLabel = `${group}/configuration`;
+/** On an Instance that the loop made for a configuration's floor; only these are removed when the floor is lowered. */
+export const floorLabel = `${group}/floor`;
+/** Hash of the template that an Instance of a configuration was made from. */
+export const templateHashAnnotation = `${group}/template-hash`;
+/** On ConfigMaps whose files are a template. */
+export const templateLabel = `${group}/template`;
+/** Name of the Master's pod that issued a ConsoleCommand: each replica watches its own alone. */
+export const masterLabel = `${group}/master`;
+
 export const managedByLabel = 'app.kubernetes.io/managed-by';
 export const managedBy = 'ringmaster';
 
@@ -72,6 +83,9 @@ export const reasons = [
   'Failed',
   'ForeignNamespace',
   'Expired',
+  'UnknownCommand',
+  'CommandFailed',
+  'Interrupted',
   // Events only
   'PodCreated',
   'PodReplaced',

@@ -8,7 +8,9 @@
 import { z } from 'zod';
 import { group, version } from '../names.ts';
 import { apiKeySpec, apiKeyStatus } from './v1alpha1/apikey.ts';
+import { consoleCommandSpec, consoleCommandStatus } from './v1alpha1/consolecommand.ts';
 import { instanceSpec, instanceStatus } from './v1alpha1/instance.ts';
+import { instanceConfigurationSpec, instanceConfigurationStatus } from './v1alpha1/instanceconfiguration.ts';
 import type { Rule } from './v1alpha1/meta.ts';
 
 export interface JsonSchema {
@@ -46,6 +48,12 @@ export interface Kind {
   /** Rules over the whole object, metadata.name included. */
   readonly rules: readonly Rule[];
   readonly columns: readonly PrinterColumn[];
+  /** Paths of the `scale` subresource, where there is one. */
+  readonly scale?: {
+    readonly specReplicasPath: string;
+    readonly statusReplicasPath: string;
+    readonly labelSelectorPath: string;
+  };
 }
 
 const age: PrinterColumn = { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' };
@@ -96,6 +104,47 @@ export const kinds: readonly Kind[] = [
       { name: 'Reason', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].reason', priority: 1 },
     ],
   },
+  {
+    kind: 'InstanceConfiguration',
+    plural: 'instanceconfigurations',
+    shortNames: ['instcfg'],
+    description: 'A template of Instances, of which a number is kept running.',
+    spec: instanceConfigurationSpec,
+    status: instanceConfigurationStatus,
+    rules: [],
+    columns: [
+      { name: 'Runtime', type: 'string', jsonPath: '.spec.template.spec.runtime' },
+      { name: 'Minimum', type: 'integer', jsonPath: '.spec.minimumServiceCount' },
+      { name: 'Instances', type: 'integer', jsonPath: '.status.instances' },
+      { name: 'Ready', type: 'integer', jsonPath: '.status.readyInstances' },
+      { name: 'Updated', type: 'integer', jsonPath: '.status.updatedInstances' },
+      age,
+      { name: 'Reason', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].reason', priority: 1 },
+    ],
+    scale: {
+      specReplicasPath: '.spec.minimumServiceCount',
+      statusReplicasPath: '.status.instances',
+      labelSelectorPath: '.status.selector',
+    },
+  },
+  {
+    kind: 'ConsoleCommand',
+    plural: 'consolecommands',
+    shortNames: ['cc'],
+    description:
+      'One line of the console, run once by the operator. It counts only in the namespace that Ringmaster is installed in, and is the record of who did what until it is deleted.',
+    spec: consoleCommandSpec,
+    status: consoleCommandStatus,
+    rules: [],
+    columns: [
+      { name: 'By', type: 'string', jsonPath: '.spec.issuedBy.name' },
+      { name: 'Line', type: 'string', jsonPath: '.spec.line' },
+      { name: 'Phase', type: 'string', jsonPath: '.status.phase' },
+      { name: 'Exit', type: 'integer', jsonPath: '.status.exitCode' },
+      age,
+      { name: 'Reason', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].reason', priority: 1 },
+    ],
+  },
 ];
 
 /** The CustomResourceDefinition of `kind`, ready to be written as YAML. */
@@ -120,7 +169,7 @@ export function crd(kind: Kind): object {
           name: version,
           served: true,
           storage: true,
-          subresources: { status: {} },
+          subresources: { status: {}, ...(kind.scale && { scale: kind.scale }) },
           additionalPrinterColumns: kind.columns,
           schema: { openAPIV3Schema: objectSchema(kind) },
         },
