@@ -93,6 +93,14 @@ export class GrowingFile {
     signal.removeEventListener('abort', wake);
   }
 
+  /** Calls back, in the same turn, after each change and `wake`. Returns a function that ends it. */
+  follow(onChange: () => void): () => void {
+    this.#wakes.add(onChange);
+    return () => {
+      this.#wakes.delete(onChange);
+    };
+  }
+
   wake(): void {
     for (const wake of this.#wakes) {
       wake();

@@ -91,18 +91,22 @@ export class LogFile {
 
   /** Reads into `buffer` and returns how many bytes, at least one when `offset < end`. Throws ReclaimedError below the boundary. */
   async read(buffer: Buffer, offset: number): Promise<number> {
+    if (this.end - offset <= warmBytes) {
+      return this.readNow(buffer, offset);
+    }
     this.#assertKept(offset);
     const length = Math.min(buffer.length, this.end - offset);
-    if (length <= 0) {
-      return 0;
-    }
-    if (this.end - offset <= warmBytes) {
-      return readSync(this.file.handle.fd, buffer, 0, length, offset);
-    }
     const { bytesRead } = await this.file.handle.read(buffer, 0, length, offset);
     // The boundary moves before the hole is punched: what was read below it may be zeros.
     this.#assertKept(offset);
     return bytesRead;
+  }
+
+  /** The same without a wait; only for what lies near the end, and so in memory. */
+  readNow(buffer: Buffer, offset: number): number {
+    this.#assertKept(offset);
+    const length = Math.min(buffer.length, this.end - offset);
+    return length <= 0 ? 0 : readSync(this.file.handle.fd, buffer, 0, length, offset);
   }
 
   /** Resolves when the log may have changed; see GrowingFile. */

@@ -12,6 +12,7 @@ import type { ClientRequest, IncomingMessage } from 'node:http';
 import type { RequestOptions } from 'node:https';
 import { defaultPort, deriveKey, headers, identityOf, limits, paths, tlsOptions } from '../../sidecar/protocol.ts';
 import type { SidecarErrorCode, SidecarStatus } from '../../sidecar/protocol.ts';
+import { BodyBytes } from './bytes.ts';
 import type { MasterKey } from './masterkey.ts';
 
 /** Where an instance's sidecar is. */
@@ -268,7 +269,7 @@ async function toLog(response: IncomingMessage): Promise<SidecarLog> {
     run: Math.max(numberOf(response, headers.workloadStarts) ?? 1, 1),
     gapBytes: numberOf(response, headers.gapBytes) ?? 0,
     gapLines: numberOf(response, headers.gapLines) ?? 0,
-    bytes: response as AsyncIterable<Buffer>,
+    bytes: new BodyBytes(response),
     get endReason() {
       return response.complete ? response.trailers[headers.endReason] : undefined;
     },
