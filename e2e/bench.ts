@@ -22,6 +22,13 @@ export interface Bench {
   readonly workbenchImage: string;
 }
 
+/** A file of `bench/`. */
+interface Benchmark {
+  readonly run: (bench: Bench) => Promise<void>;
+  /** Of the chart, besides one Master. */
+  readonly values?: readonly string[];
+}
+
 const folder = join(import.meta.dirname, 'bench');
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { keep: { type: 'boolean' } } });
 const names = (await readdir(folder))
@@ -36,18 +43,22 @@ if (name === undefined || !names.includes(name)) {
 }
 
 async function main(benchmark: string): Promise<void> {
-  const { run } = (await import(join(folder, `${benchmark}.ts`))) as { run: (bench: Bench) => Promise<void> };
+  const { run, values: chartValues = [] } = (await import(join(folder, `${benchmark}.ts`))) as Benchmark;
   const progress = createProgress('bench');
   const cleanups: (() => Promise<void>)[] = [];
   try {
-    await run(await prepare(progress, cleanups));
+    await run(await prepare(progress, cleanups, chartValues));
   } finally {
     for (const cleanUp of cleanups) await cleanUp();
     if (values.keep !== true) await downCluster('bench', { wipe: true });
   }
 }
 
-async function prepare(progress: Progress, cleanups: (() => Promise<void>)[]): Promise<Bench> {
+async function prepare(
+  progress: Progress,
+  cleanups: (() => Promise<void>)[],
+  chartValues: readonly string[],
+): Promise<Bench> {
   const cluster = await startCluster({
     name: 'bench',
     log: (line) => {
@@ -63,7 +74,7 @@ async function prepare(progress: Progress, cleanups: (() => Promise<void>)[]): P
   await cluster.importImages([...Object.values(images), workbench].map(({ tar }) => tar));
   const engine = await startEngine(progress, [workbench]);
   cleanups.push(() => engine.close());
-  const values = ['master.replicas=1', ...engineValues(engine)];
+  const values = ['master.replicas=1', ...engineValues(engine), ...chartValues];
   await progress.step('Installing the Helm chart', () => installRelease(cluster, images, values));
   const token = createToken();
   await cluster.kubectl(['apply', '-f', '-'], { input: apiKeyManifest('bench', { token, permission: 'ALL' }) });

@@ -141,6 +141,8 @@ function noteKey(previous: ApiKey | undefined, next: ApiKey | undefined): void {
 function limitsOf(environment: typeof settings): Partial<Limits> {
   const entries: [keyof Limits, number | undefined][] = [
     ['socketsMax', environment.RINGMASTER_SOCKETS_MAX],
+    // Calls, and upgrades that are refused, need connections as well.
+    ['connectionsMax', environment.RINGMASTER_SOCKETS_MAX && 2 * environment.RINGMASTER_SOCKETS_MAX],
     ['socketsPerKeyMax', environment.RINGMASTER_SOCKETS_PER_KEY_MAX],
     ['socketsPerInstanceMax', environment.RINGMASTER_SOCKETS_PER_INSTANCE_MAX],
     [

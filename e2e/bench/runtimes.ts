@@ -15,7 +15,18 @@ import { waitUntil } from '../cluster/wait.ts';
 import { pidsInPod } from '../pids.ts';
 import { countFrames } from './readers/frames.ts';
 import type { Frames } from './readers/frames.ts';
-import { cursorAfterBegin, goal, nowMs, percentiles, readRaw, remove, startProgram } from './readers/readers.ts';
+import {
+  cpuMsOf,
+  cursorAfterBegin,
+  goal,
+  logFileOf,
+  nowMs,
+  percentiles,
+  readRaw,
+  remove,
+  startProgram,
+  type,
+} from './readers/readers.ts';
 import type { Percentiles, Started } from './readers/readers.ts';
 
 const runtimes = ['process', 'screen', 'tmux', 'docker', 'kubernetes'] as const;
@@ -205,12 +216,7 @@ async function measureBacklog(bench: Bench): Promise<Backlog> {
 /** Types the line that starts the program, and waits for its last one. */
 async function write(bench: Bench, id: string): Promise<void> {
   const headers = { authorization: `Bearer ${bench.token}`, 'content-type': 'application/json' };
-  const response = await fetch(`${bench.url}/api/instances/${id}/execute`, {
-    method: 'POST',
-    headers,
-    body: '{"command":"go"}',
-  });
-  if (!response.ok) throw new Error(`Cannot type: ${response.status} ${await response.text()}`);
+  await type(bench, id, 'go');
   for (;;) {
     const answer = await fetch(`${bench.url}/api/instances/${id}/logs?lines=1`, { headers });
     const { lines } = (await answer.json()) as { lines?: string[] };
@@ -252,9 +258,17 @@ async function kubectlRate(bench: Bench, podName: string): Promise<number> {
 }
 
 /** On this machine, which is the node: the log is a file in a volume of the pod. */
-async function withWebsocketd<T>(bench: Bench, { podUid }: Started, use: (url: string) => Promise<T>): Promise<T> {
-  const file = `${bench.cluster.settings.stateDir}/node1/kubelet/pods/${podUid}/volumes/kubernetes.io~empty-dir/ringmaster/log`;
-  const args = ['--address=127.0.0.1', `--port=${websocketdPort}`, '--loglevel=fatal', 'tail', '-n', '+1', '-F', file];
+async function withWebsocketd<T>(bench: Bench, started: Started, use: (url: string) => Promise<T>): Promise<T> {
+  const args = [
+    '--address=127.0.0.1',
+    `--port=${websocketdPort}`,
+    '--loglevel=fatal',
+    'tail',
+    '-n',
+    '+1',
+    '-F',
+    logFileOf(bench, started),
+  ];
   const child = spawn('websocketd', args, { stdio: 'ignore' });
   try {
     await waitUntil({
@@ -280,13 +294,6 @@ async function watchSidecar({ podUid }: Started): Promise<{ residentMb: number; 
   const status = await readFile(`/proc/${pid}/status`, 'utf8');
   const residentMb = Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) / 1024;
   return { residentMb, cpuMs: (await cpuMsOf(pid)) - before };
-}
-
-/** User and system time; the kernel counts in hundredths of a second. */
-async function cpuMsOf(pid: number): Promise<number> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) * 10;
 }
 
 function liveUrl(bench: Bench, id: string, query: string): string {

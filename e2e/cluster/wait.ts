@@ -11,7 +11,7 @@ export interface Wait {
   timeoutMs: number;
   /** What must be running meanwhile; when it ends, so does the waiting, with the last lines of its log. */
   programs?: readonly StartedProgram[];
-  check: () => Promise<boolean>;
+  check: () => boolean | Promise<boolean>;
 }
 
 /** Asks until the answer is yes. Gives up with an error that names the log to read. */

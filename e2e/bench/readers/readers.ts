@@ -1,5 +1,6 @@
 /** What the benchmarks share: programs that run as Instances, readers of their logs, and how figures are shown. */
 import { readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { Agent, request } from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -55,6 +56,22 @@ export async function cursorAfterBegin(bench: Bench, id: string): Promise<string
     await sleep(100);
   }
   throw new Error('The program did not begin');
+}
+
+/** Where the log of an Instance with a sidecar is: this machine is the node, and the log a file in a volume of the pod. */
+export function logFileOf(bench: Bench, { podUid }: Started): string {
+  const { stateDir } = bench.cluster.settings;
+  return `${stateDir}/node1/kubelet/pods/${podUid}/volumes/kubernetes.io~empty-dir/ringmaster/log`;
+}
+
+/** A line to the program's standard input. */
+export async function type(bench: Bench, id: string, command: string): Promise<void> {
+  const response = await fetch(`${bench.url}/api/instances/${id}/execute`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${bench.token}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ command }),
+  });
+  if (!response.ok) throw new Error(`Cannot type: ${response.status} ${await response.text()}`);
 }
 
 export interface Reading {
@@ -113,4 +130,11 @@ export function goal(name: string, value: number, limit: { most?: number; least?
 /** Milliseconds since 1970, with fractions. */
 export function nowMs(): number {
   return performance.timeOrigin + performance.now();
+}
+
+/** User and system time; the kernel counts in hundredths of a second. */
+export async function cpuMsOf(pid: number): Promise<number> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) * 10;
 }

@@ -1,0 +1,277 @@
+/**
+ * One Instance with many clients: what a frame, an idle client and a client that does not read cost the Master, and how long a line takes to a
+ * thousand clients. Beside it, in the same run and on the same file, the plain design: one `ws.send` a line a client.
+ *
+ * A frame is counted when its bytes have come to a client. CPU is the user and system time of the server's process as the kernel counts it, for the
+ * whole of a burst from its first line to its last byte; memory is the resident set. What the kernel holds for sockets is in neither.
+ */
+import { spawn } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Bench } from '../bench.ts';
+import { waitUntil } from '../cluster/wait.ts';
+import { pidsInPod } from '../pids.ts';
+import { Crowd } from './readers/crowd.ts';
+import { cpuMsOf, goal, logFileOf, percentiles, remove, startProgram, type } from './readers/readers.ts';
+import type { Percentiles, Started } from './readers/readers.ts';
+
+/** What the chart is installed with: the limits that stand in the way of 10,000 clients. */
+export const values = [
+  'master.sockets.max=12000',
+  'master.sockets.perKeyMax=12000',
+  'master.sockets.perInstanceMax=12000',
+  'master.resources.limits.memory=2Gi',
+];
+
+const crowds = [1, 100, 1000, 10_000] as const;
+/** Lines of a burst, so that each is some million frames; the plain design gets a twentieth. */
+const burstLines: Readonly<Record<number, number>> = { 1: 1_000_000, 100: 100_000, 1000: 10_000, 10_000: 1000 };
+const plainShare = 20;
+const lineBytes = 100;
+/** A line without its end, and a header. */
+const frameBytes = lineBytes - 1 + 2;
+const laggards = 200;
+const laggardLines = 300_000;
+const tickSeconds = 30;
+const clientsOfLatency = 1000;
+const settleMs = 3000;
+
+const program = `
+  const now = () => (performance.timeOrigin + performance.now()).toFixed(3);
+  require('readline').createInterface({ input: process.stdin }).on('line', (line) => {
+    const [what, amount] = line.split(' ');
+    if (what === 'burst') {
+      let left = Number(amount);
+      const write = () => {
+        if (left === 0) return;
+        const n = Math.min(left, 1000);
+        left -= n;
+        process.stdout.write(Array.from({ length: n }, (_, i) => String(i).padStart(${lineBytes - 1}, 'x')).join('\\n') + '\\n', write);
+      };
+      write();
+    } else {
+      let left = 10 * Number(amount);
+      const timer = setInterval(() => { process.stdout.write('t ' + now() + '\\n'); if (--left === 0) clearInterval(timer); }, 100);
+    }
+  });
+  process.stdout.write('begin\\n');`;
+
+interface Server {
+  readonly name: string;
+  readonly url: string;
+  readonly token?: string;
+  readonly pid: number;
+}
+
+interface Burst {
+  readonly clients: number;
+  readonly framesPerCpuSecond: number;
+  readonly framesPerSecond: number;
+}
+
+export async function run(bench: Bench): Promise<void> {
+  const started = await startProgram(bench, 'fanout', {
+    script: program,
+    spec: { runtime: 'process', image: bench.workbenchImage, logs: { retainBytes: '2Gi', mirrorToStdout: false } },
+  });
+  const plain = await startPlain(logFileOf(bench, started));
+  try {
+    const master = await findMaster(bench, started.id);
+    const own = await measureBursts(bench, started, master);
+    const peer = await measureBursts(bench, started, plain.server);
+    const idleKb = await bench.progress.step(`Memory of ${String(crowds.at(-1))} idle clients`, () =>
+      idleMemory(master),
+    );
+    const lagging = await bench.progress.step(`Memory of ${laggards} clients that do not read`, () =>
+      laggingMemory(bench, started, master),
+    );
+    const latency = await bench.progress.step('Latency with 1,000 clients', () => latencyOf(bench, started, master));
+    const plainLatency = await bench.progress.step('The same of the plain design', () =>
+      latencyOf(bench, started, plain.server),
+    );
+    print({ own, peer, idleKb, lagging, latency, plainLatency });
+  } finally {
+    plain.close();
+    await remove(bench, 'fanout');
+  }
+}
+
+async function findMaster(bench: Bench, id: string): Promise<Server> {
+  const podUid = await bench.cluster.kubectl([
+    ...['get', 'pods', '-n', 'ringmaster-system', '-l', 'app.kubernetes.io/component=master'],
+    ...['-o', 'jsonpath={.items[0].metadata.uid}'],
+  ]);
+  const [pid] = await pidsInPod(podUid, 'operator/master.ts');
+  if (pid === undefined) throw new Error('The Master is not running');
+  const url = `${bench.url.replace('http', 'ws')}/api/instances/${id}/live-log?tail=0`;
+  return { name: 'ringmaster', url, token: bench.token, pid };
+}
+
+async function startPlain(file: string): Promise<{ server: Server; close: () => void }> {
+  const child = spawn(process.execPath, [new URL('./readers/plain.ts', import.meta.url).pathname, file], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  for await (const port of createInterface({ input: child.stdout })) {
+    const server = { name: 'plain ws.send', url: `ws://127.0.0.1:${port}/`, pid: child.pid ?? 0 };
+    return { server, close: () => child.kill() };
+  }
+  throw new Error('The plain design did not start');
+}
+
+async function measureBursts(bench: Bench, started: Started, server: Server): Promise<Burst[]> {
+  const crowd = new Crowd();
+  const bursts: Burst[] = [];
+  try {
+    for (const clients of crowds) {
+      const whole = burstLines[clients] ?? 0;
+      const lines = server.token === undefined ? whole / plainShare : whole;
+      await crowd.grow(server.url, { count: clients, ...server });
+      await sleep(settleMs);
+      const burst = await bench.progress.step(`${server.name}: ${lines} lines to ${clients} clients`, () =>
+        measureBurst(bench, started, { server, crowd, lines }),
+      );
+      bursts.push({ clients, ...burst });
+    }
+  } finally {
+    crowd.close();
+  }
+  return bursts;
+}
+
+async function measureBurst(
+  bench: Bench,
+  started: Started,
+  { server, crowd, lines }: { server: Server; crowd: Crowd; lines: number },
+): Promise<Omit<Burst, 'clients'>> {
+  const before = crowd.bytes;
+  const expected = lines * crowd.size * frameBytes;
+  const [cpuBefore, startedMs] = [await cpuMsOf(server.pid), performance.now()];
+  await type(bench, started.id, `burst ${lines}`);
+  // Pings come between the frames, so that it may be a little more.
+  await waitUntil({
+    what: `${expected} bytes of frames`,
+    timeoutMs: 300_000,
+    check: () => crowd.bytes - before >= expected,
+  });
+  const tookMs = performance.now() - startedMs;
+  const cpuMs = (await cpuMsOf(server.pid)) - cpuBefore;
+  if (crowd.open !== crowd.size) throw new Error(`${crowd.size - crowd.open} clients were cut off`);
+  const frames = lines * crowd.size;
+  return { framesPerCpuSecond: frames / (cpuMs / 1000), framesPerSecond: frames / (tookMs / 1000) };
+}
+
+/** Resident memory that each idle client adds. */
+async function idleMemory(master: Server): Promise<number> {
+  const crowd = new Crowd();
+  try {
+    await crowd.grow(master.url, { count: 100, ...master });
+    await sleep(settleMs);
+    const before = await residentKb(master.pid);
+    await crowd.grow(master.url, { count: crowds[3], ...master });
+    await sleep(settleMs);
+    return ((await residentKb(master.pid)) - before) / (crowds[3] - 100);
+  } finally {
+    crowd.close();
+    await sleep(settleMs);
+  }
+}
+
+/** Resident memory that each client adds that takes nothing of 30 MB, while another reads all. */
+async function laggingMemory(
+  bench: Bench,
+  started: Started,
+  master: Server,
+): Promise<{ kb: number; delivered: boolean }> {
+  const slow = new Crowd();
+  const quick = new Crowd();
+  const bytes = laggardLines * frameBytes;
+  const burst = async (): Promise<void> => {
+    const before = quick.bytes;
+    await type(bench, started.id, `burst ${laggardLines}`);
+    await waitUntil({ what: 'the burst', timeoutMs: 120_000, check: () => quick.bytes - before >= bytes });
+  };
+  try {
+    await quick.grow(master.url, { count: 1, ...master });
+    // What a burst costs without anybody who lags.
+    await burst();
+    await sleep(settleMs);
+    const before = await residentKb(master.pid);
+    await slow.grow(master.url, { count: laggards, ...master });
+    slow.pause();
+    const had = slow.bytes;
+    await burst();
+    await sleep(settleMs);
+    const kb = ((await residentKb(master.pid)) - before) / laggards;
+    slow.resume();
+    // Nothing is lost by it: each of them gets all of it.
+    await waitUntil({
+      what: 'the clients that did not read to have everything',
+      timeoutMs: 300_000,
+      check: () => slow.bytes - had >= bytes * laggards,
+    });
+    return { kb, delivered: slow.open === laggards };
+  } finally {
+    slow.close();
+    quick.close();
+    await sleep(settleMs);
+  }
+}
+
+async function latencyOf(bench: Bench, started: Started, server: Server): Promise<Percentiles> {
+  const crowd = new Crowd();
+  try {
+    await crowd.grow(server.url, { count: clientsOfLatency, ...server });
+    await sleep(settleMs);
+    const values: number[] = [];
+    crowd.measure(values);
+    await type(bench, started.id, `tick ${tickSeconds}`);
+    const wanted = 10 * tickSeconds * clientsOfLatency;
+    await waitUntil({ what: 'all lines', timeoutMs: tickSeconds * 4000, check: () => values.length >= wanted });
+    return percentiles(values);
+  } finally {
+    crowd.close();
+    await sleep(settleMs);
+  }
+}
+
+async function residentKb(pid: number): Promise<number> {
+  return Number(/^VmRSS:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1]);
+}
+
+interface Results {
+  readonly own: readonly Burst[];
+  readonly peer: readonly Burst[];
+  readonly idleKb: number;
+  readonly lagging: { readonly kb: number; readonly delivered: boolean };
+  readonly latency: Percentiles;
+  readonly plainLatency: Percentiles;
+}
+
+function print({ own, peer, idleKb, lagging, latency, plainLatency }: Results): void {
+  const row = (name: string, { p50, p99, max }: Percentiles): string =>
+    `  ${name.padEnd(16)}p50 ${p50.toFixed(2)}   p99 ${p99.toFixed(2)}   max ${max.toFixed(2)}`;
+  const million = (value: number): string => (value / 1e6).toFixed(2).padStart(8);
+  const at100 = own.find(({ clients }) => clients === 100)?.framesPerCpuSecond ?? 0;
+  const plainAt100 = peer.find(({ clients }) => clients === 100)?.framesPerCpuSecond ?? Number.NaN;
+  const lines = [
+    `\nfanout: bursts of lines of ${lineBytes} bytes; million frames per CPU second (and per second)`,
+    '  clients      ringmaster            plain ws.send',
+    ...own.map((burst, index) => {
+      const other = peer[index];
+      const pair = (one: Burst | undefined): string =>
+        `${million(one?.framesPerCpuSecond ?? 0)} (${million(one?.framesPerSecond ?? 0)})`;
+      return `  ${String(burst.clients).padStart(7)}  ${pair(burst)}  ${pair(other)}`;
+    }),
+    `write to arrival with ${clientsOfLatency} clients at 10 lines/s, in ms`,
+    row('ringmaster', latency),
+    row('plain ws.send', plainLatency),
+    goal('frames per CPU second with 100 clients', at100 / 1e6, { least: 3, unit: 'million' }),
+    goal('the same, ratio to the plain design', at100 / plainAt100, { least: 10, unit: 'x' }),
+    goal('memory of an idle client', idleKb, { most: 25, unit: 'KB' }),
+    goal('memory of a client that does not read', lagging.kb, { most: 256, unit: 'KB' }),
+    `  clients that did not read got everything afterwards: ${lagging.delivered ? 'yes' : 'NO'}`,
+    goal('p99 with 1,000 clients', latency.p99, { most: 50, unit: 'ms' }),
+  ];
+  process.stdout.write(`${lines.join('\n')}\n`);
+}
