@@ -180,7 +180,63 @@ const refusals: readonly (readonly [Spec, string])[] = [
     { runtime: 'docker', readiness: { tcpSocket: { port: 1 } } },
     'under the runtime docker readiness can only be logPattern, because its container does not belong to the pod, where the other probes look',
   ],
+  ...templateRefusals(),
 ];
+
+function templateRefusals(): (readonly [Spec, string])[] {
+  const templates = [{ name: 'server-files' }];
+  const at = (workingDir: string | undefined, more: Spec = {}): Spec => ({ workingDir, templates, ...more });
+  const below = (path: string): Spec => at('/data', { templates: [{ name: 'server-files', path }] });
+  const needsFolder =
+    'templates need workingDir, an absolute path such as /data that is not /, without colons and without . and .. as parts of it: their files go there';
+  const notBelow =
+    'write a folder below the working directory, such as plugins/config, without . and .. as parts of it';
+  const data = { name: 'data', emptyDir: {} };
+  return [
+    ...[undefined, '/', '/srv/../etc', '/srv/./a', '/a:b'].map((path) => [at(path), needsFolder] as const),
+    [
+      { runtime: 'docker', templates },
+      'the runtime docker has no templates, because its container does not belong to the pod: remove templates, or choose another runtime',
+    ],
+    [
+      at('/ringmaster/run', { runtime: 'tmux', command: ['a'] }),
+      'the folder /ringmaster is taken under this runtime: choose another workingDir for the templates',
+    ],
+    [
+      at('/data', { volumes: [data], volumeMounts: [{ name: 'data', mountPath: '/data', readOnly: true }] }),
+      'templates cannot be put into a volume that is mounted read-only: remove readOnly from the mount at workingDir',
+    ],
+    [
+      at('/data', { volumes: [{ ...data, name: 'ringmaster-work' }] }),
+      'names of volumes that begin with ringmaster are taken where there are templates: choose another name',
+    ],
+    ...['../etc', '/etc', 'a/../../b', 'a//b', 'a/', '..', ''].map((path) => [below(path), notBelow] as const),
+    [
+      at('/data', { templates: [{ name: 'Files' }] }),
+      'write the name of a ConfigMap: lower-case letters, digits, hyphens and dots',
+    ],
+    [at('/data', { templates: [{ name: 'a' }, { name: 'a' }] }), 'spec.templates[1]: Duplicate value'],
+    [
+      at('/data', { templates: [{ name: 'a', replaceIn: ['a/b'] }] }),
+      'write the name of a file, which is a key of the ConfigMap',
+    ],
+    ...['max', '1A', 'A-B'].map(
+      (key) =>
+        [
+          { properties: { [key]: '1' } },
+          'write each key in capital letters, digits and underscores, beginning with a letter, such as MAX_PLAYERS; at most 63 characters',
+        ] as const,
+    ),
+    ...['INSTANCE_ID', 'NODE'].map(
+      (key) =>
+        [
+          { properties: { [key]: '1' } },
+          'INSTANCE_ID, INSTANCE_NAME, PORT, NODE have values of their own: choose another key',
+        ] as const,
+    ),
+    [{ properties: { A: 'a\u0000b' } }, 'a value cannot contain a zero byte'],
+  ];
+}
 
 const keyRefusals: readonly (readonly [Spec, string])[] = [
   [
@@ -271,6 +327,11 @@ describe('a wrong manifest is refused with a sentence', () => {
         service: { type: 'None' },
         readiness: { logPattern: 'x' },
       },
+      ...['.', 'plugins/.config', '.hidden', 'a..b', 'zwei Wörter'].map((path) => ({
+        workingDir: '/srv/.data/',
+        templates: [{ name: 'files.v1', path, replaceIn: ['server.properties'] }],
+        properties: { A: '', MAX_PLAYERS_2: '%A%' },
+      })),
     ];
     const items = specs.map((spec, index) => instance(`right-${index}`, spec));
     const list = JSON.stringify({ apiVersion: 'v1', kind: 'List', items });

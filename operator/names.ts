@@ -46,6 +46,8 @@ export const managedBy = 'ringmaster';
 export const workloadContainer = 'instance';
 /** The native sidecar in the pod of every runtime but `kubernetes`. */
 export const sidecarContainer = 'ringmaster-sidecar';
+/** The init container that puts template files into the working directory. */
+export const templatesContainer = 'ringmaster-templates';
 /** Readiness gate, and its condition, of a pod whose log the operator itself reads for `readiness.logPattern`. */
 export const logPatternGate = `${group}/log-pattern`;
 
@@ -77,6 +79,7 @@ export const reasons = [
   'ImageUnavailable',
   'RuntimeDisabled',
   'RuntimeMissing',
+  'TemplateFailed',
   'SidecarFailed',
   'MasterKeyUnavailable',
   'CrashLoop',

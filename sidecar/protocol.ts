@@ -135,6 +135,32 @@ export interface SidecarStatus {
   readonly sidecar: { readonly startedAtMs: number; readonly connections: number; readonly readers: number };
 }
 
+/** Variables of the program that puts template files into a working directory. */
+export const templateVariables = {
+  /** Folder of the volume that has the working directory in it. */
+  root: 'RINGMASTER_TEMPLATE_ROOT',
+  /** With a number from 0 behind: a `TemplateSource` as JSON. One variable each, because Linux has a limit for the length of one. */
+  source: 'RINGMASTER_TEMPLATE_',
+  /** With a key behind: what replaces `%KEY%`. */
+  value: 'RINGMASTER_VALUE_',
+  /** What tells the Instance from others on the same volume. */
+  mark: 'RINGMASTER_ID',
+} as const;
+
+/** The files of one ConfigMap, and where they go. */
+export interface TemplateSource {
+  /** Of the ConfigMap. */
+  readonly name: string;
+  /** Where its files are mounted. */
+  readonly files: string;
+  /** The folder for them, relative to the root; without `..`. */
+  readonly path: string;
+  /** The same as the program sees it, for messages. */
+  readonly folder: string;
+  /** Files in which values are put. */
+  readonly replaceIn: readonly string[];
+}
+
 /** The PSK identity of an Instance's sidecar. */
 export function identityOf(instanceUid: string): string {
   return instanceUid;

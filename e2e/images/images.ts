@@ -71,8 +71,8 @@ export async function ringmasterImage(cacheDir: string = defaultCacheDir()): Pro
   );
 }
 
-/** What runs in the sidecar's image: the sidecar, and the launcher of the docker runtime. */
-const sidecarEntries = ['sidecar/main.ts', 'sidecar/docker/main.ts'];
+/** What runs in the sidecar's image: the sidecar, the launcher of the docker runtime, and what puts template files into place. */
+const sidecarEntries = ['sidecar/main.ts', 'sidecar/docker/main.ts', 'sidecar/templates.ts'];
 
 /** The sidecar of instance pods, as JavaScript. The same as `sidecar.Dockerfile` makes. */
 export async function sidecarImage(cacheDir: string = defaultCacheDir()): Promise<Image> {

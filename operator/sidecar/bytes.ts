@@ -6,7 +6,7 @@ const queueBytesMax = 65_536;
 
 interface Waiter {
   resolve(result: IteratorResult<Buffer, undefined>): void;
-  reject(error: unknown): void;
+  reject(error: Error): void;
 }
 
 /**
@@ -20,7 +20,7 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
   #waiter: Waiter | undefined;
   #isFlowing = false;
   #isOver = false;
-  #failure: { readonly error: unknown } | undefined;
+  #failure: Error | undefined;
 
   /** Takes nothing before the first `next`. */
   constructor(response: IncomingMessage) {
@@ -29,10 +29,10 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
       this.#finish(undefined);
     });
     response.on('error', (error) => {
-      this.#finish({ error });
+      this.#finish(error);
     });
     response.once('close', () => {
-      this.#finish({ error: new Error('The connection was closed before the answer had ended') });
+      this.#finish(new Error('The connection was closed before the answer had ended'));
     });
   }
 
@@ -49,10 +49,10 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
       }
       return Promise.resolve({ done: false, value: chunk });
     }
-    if (this.#failure !== undefined) {
-      const { error } = this.#failure;
+    const failure = this.#failure;
+    if (failure !== undefined) {
       this.#failure = undefined;
-      return Promise.reject(error);
+      return Promise.reject(failure);
     }
     if (this.#isOver) {
       return Promise.resolve({ done: true, value: undefined });
@@ -92,7 +92,7 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
     }
   }
 
-  #finish(failure: { readonly error: unknown } | undefined): void {
+  #finish(failure: Error | undefined): void {
     if (this.#isOver) {
       return;
     }
@@ -104,7 +104,7 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
     } else if (waiter === undefined) {
       this.#failure = failure;
     } else {
-      waiter.reject(failure.error);
+      waiter.reject(failure);
     }
   }
 }

@@ -1,6 +1,7 @@
 /** `Instance`: one long-running interactive program. What to run is in `spec`; where it runs and how it is, in `status`. */
 import { z } from 'zod';
 import { apiVersion } from '../../names.ts';
+import { properties, templateRules, templates } from './filetemplates.ts';
 import type { Metadata } from './meta.ts';
 import {
   anyObject,
@@ -221,6 +222,8 @@ export const instanceSpec = withRules(
       resources: resources.optional(),
       volumes: listMap(volume, ['name'], 32).optional().describe('Volumes of the pod.'),
       volumeMounts: listMap(volumeMount, ['mountPath'], 64).optional().describe('Where they appear.'),
+      templates: templates.optional(),
+      properties: properties.optional(),
       desiredState: z
         .enum(['Running', 'Stopped'])
         .default('Running')
@@ -253,6 +256,7 @@ export const instanceSpec = withRules(
     fieldPath: '.service',
   },
   ...runtimeRules,
+  ...templateRules,
 );
 export type InstanceSpec = z.infer<typeof instanceSpec>;
 

@@ -13,7 +13,7 @@ import { buildPod, podName } from './pod.ts';
 import { Refused } from './refused.ts';
 import type { SidecarKeys } from './sidecarkeys.ts';
 import { needsSidecar } from './sidecarpod.ts';
-import type { SidecarContext, SidecarSettings } from './sidecarpod.ts';
+import type { PodContext, SidecarSettings } from './sidecarpod.ts';
 import type { Stall } from './status.ts';
 import type { Stopper } from './stopper.ts';
 
@@ -146,13 +146,14 @@ export class Actor {
   }
 
   /** What must exist before the pod, and hold of the Instance, beyond what the API server checked. */
-  async #prepare({ id, observed: { instance } }: Gathered, signal: AbortSignal): Promise<SidecarContext | undefined> {
+  async #prepare({ id, observed: { instance } }: Gathered, signal: AbortSignal): Promise<PodContext | undefined> {
     const { spec } = instance;
     const pattern = spec.readiness?.logPattern;
     const fault = pattern === undefined ? undefined : await this.#patterns?.check(pattern);
     if (fault !== undefined) throw new Refused('InvalidSpec', `spec.readiness.logPattern cannot be used: ${fault}`);
-    if (this.#sidecars === undefined || !needsSidecar(spec.runtime)) return undefined;
+    if (this.#sidecars === undefined) return undefined;
     const { keys, settings } = this.#sidecars;
+    if (!needsSidecar(spec.runtime)) return { settings };
     return { settings, keySecret: await keys.ensure(instance, id, signal) };
   }
 

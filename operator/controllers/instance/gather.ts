@@ -62,7 +62,7 @@ export function gather(
     wantsService: desiredService !== undefined,
     nowMs: options.nowMs,
     sidecarImage: options.sidecar?.image,
-    runtimeFault: runtimeFault(instance.spec.runtime, options.sidecar),
+    runtimeFault: runtimeFault(instance.spec, options.sidecar),
   };
   return { observed, id, pods, service, desiredService };
 }

@@ -121,6 +121,55 @@ test('viewPod: a second, shorter delete does not make a pod overdue that is stil
   assert.equal(viewPod(pod).deletionDueMs, Date.parse('2026-01-01T00:00:30Z'));
 });
 
+const templates = (parts: Record<string, unknown>): ReturnType<typeof containerStatus> =>
+  containerStatus({ name: 'ringmaster-templates', ...parts });
+const said = { exitCode: 1, message: 'The ConfigMap "a" has no file "b", which replaceIn names.\n' };
+const atTemplates = (parts: Record<string, unknown>, phase = 'Pending'): Pod['status'] => ({
+  phase,
+  initContainerStatuses: [templates(parts)],
+  containerStatuses: [containerStatus({ state: { waiting: { reason: 'PodInitializing' } } })],
+});
+const templateFault = { cause: 'TemplateFailed', message: 'The ConfigMap "a" has no file "b", which replaceIn names.' };
+
+const templateCases: Record<string, { status: Pod['status']; expected: Partial<PodView> }> = {
+  'that could not be put into place are said in the words of the init container': {
+    status: atTemplates({ state: { terminated: said } }),
+    expected: { phase: 'blocked', hasStarted: false, ...templateFault },
+  },
+  'stay what was found while the kubelet waits': {
+    status: atTemplates({ state: { waiting: { reason: 'CrashLoopBackOff' } }, lastState: { terminated: said } }),
+    expected: { phase: 'blocked', ...templateFault },
+  },
+  'and while it tries again': {
+    status: atTemplates({ state: { running: {} }, lastState: { terminated: said } }),
+    expected: { phase: 'blocked', ...templateFault },
+  },
+  'are forgotten once they are in place': {
+    status: atTemplates({ state: { terminated: { exitCode: 0 } }, lastState: { terminated: said } }),
+    expected: { phase: 'pending', cause: 'PodPending' },
+  },
+  'that nobody tries again end the pod': {
+    status: atTemplates({ state: { terminated: said } }, 'Failed'),
+    expected: { phase: 'failed', hasStarted: false, ...templateFault },
+  },
+  'whose init container was killed have no words of their own': {
+    status: atTemplates({ state: { terminated: { exitCode: 137 } } }),
+    expected: {
+      cause: 'TemplateFailed',
+      message:
+        'The files of templates could not be put into place (exit code 137). The log of container "ringmaster-templates" of the pod may say why.',
+    },
+  },
+};
+
+for (const [name, { status, expected }] of Object.entries(templateCases)) {
+  test(`viewPod: templates ${name}`, () => {
+    const spec = { workingDir: '/data', templates: [{ name: 'a' }] };
+    const view = viewPod(makePod(makeInstance({ spec }), status === undefined ? {} : { status }));
+    assert.deepEqual({ ...view, ...expected, sidecarImage: 'example.com/sidecar:1' }, view);
+  });
+}
+
 const throughSidecar = makeInstance({ spec: { runtime: 'screen', command: ['a'] } });
 const sidecar = (parts: Record<string, unknown>): ReturnType<typeof containerStatus> =>
   containerStatus({ name: 'ringmaster-sidecar', ready: true, started: true, state: { running: {} }, ...parts });

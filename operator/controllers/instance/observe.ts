@@ -7,6 +7,7 @@ import {
   restartedAtAnnotation,
   sidecarContainer,
   stopCommandSentAnnotation,
+  templatesContainer,
   workloadContainer,
 } from '../../names.ts';
 import type { Pod } from '../../runtime/client.ts';
@@ -46,7 +47,7 @@ export interface PodView {
   /** One word and one sentence for why it is as it is. */
   readonly cause: string | undefined;
   readonly message: string | undefined;
-  /** Image of its sidecar, where it has one. */
+  /** Image of its sidecar, or of what puts templates into place, where it has one. */
   readonly sidecarImage: string | undefined;
   readonly nodeName: string | undefined;
   readonly podIp: string | undefined;
@@ -100,7 +101,7 @@ export function viewPod(pod: Pod): PodView {
     hasStarted: hasStarted(pod, container),
     cause,
     message,
-    sidecarImage: sidecarIn(pod)?.image,
+    sidecarImage: ownImage(pod),
     nodeName: pod.spec?.nodeName,
     podIp: status?.podIP,
     hostIp: status?.hostIP,
@@ -235,7 +236,8 @@ function running(pod: Pod, container: ContainerStatus): Finding {
 
 /** The kubelet would name a condition or the sidecar, and the user knows only the pattern. */
 function patternMessage(pod: Pod, { containerID }: ContainerStatus): string | undefined {
-  const hasProbe = sidecarIn(pod)?.readinessProbe !== undefined && sidecarStatus(pod)?.ready === false;
+  const hasProbe =
+    initContainerIn(pod, sidecarContainer)?.readinessProbe !== undefined && sidecarStatus(pod)?.ready === false;
   const gate = viewLogPattern(pod, containerID);
   if (!hasProbe && gate?.isMatched !== false) return undefined;
   const condition = pod.status?.conditions?.find(({ type }) => type === logPatternGate);
@@ -244,12 +246,34 @@ function patternMessage(pod: Pod, { containerID }: ContainerStatus): string | un
     : 'The program runs, and no line of its log matches readiness.logPattern yet.';
 }
 
-function sidecarIn({ spec }: Pod): NonNullable<NonNullable<Pod['spec']>['initContainers']>[number] | undefined {
-  return spec?.initContainers?.find(({ name }) => name === sidecarContainer);
+type InitContainer = NonNullable<NonNullable<Pod['spec']>['initContainers']>[number];
+
+function initContainerIn({ spec }: Pod, wanted: string): InitContainer | undefined {
+  return spec?.initContainers?.find(({ name }) => name === wanted);
+}
+
+function ownImage(pod: Pod): string | undefined {
+  return (initContainerIn(pod, sidecarContainer) ?? initContainerIn(pod, templatesContainer))?.image;
 }
 
 function sidecarStatus({ status }: Pod): ContainerStatus | undefined {
   return status?.initContainerStatuses?.find(({ name }) => name === sidecarContainer);
+}
+
+/** What kept the files of templates from being put into place when that was tried last: in this state the kubelet tries it again and again. */
+function templateFault({ status }: Pod): Finding | undefined {
+  const container = status?.initContainerStatuses?.find(({ name }) => name === templatesContainer);
+  const ended = container?.state?.terminated ?? container?.lastState?.terminated;
+  if (ended === undefined || ended.exitCode === 0) return undefined;
+  const said = ended.message?.trim();
+  return {
+    phase: status?.phase === 'Failed' ? 'failed' : 'blocked',
+    cause: 'TemplateFailed',
+    message:
+      said === undefined || said === ''
+        ? `The files of templates could not be put into place (exit code ${ended.exitCode}). The log of container "${templatesContainer}" of the pod may say why.`
+        : said,
+  };
 }
 
 function sidecarMessage({ state, lastState }: ContainerStatus): string {
@@ -313,6 +337,8 @@ function unscheduled(pod: Pod): Finding | undefined {
 }
 
 function blockedInit(pod: Pod): Finding | undefined {
+  const fault = templateFault(pod);
+  if (fault !== undefined) return fault;
   for (const container of pod.status?.initContainerStatuses ?? []) {
     const { name, state } = container;
     const reason = state?.waiting?.reason;
@@ -341,7 +367,7 @@ function failure(pod: Pod, container: ContainerStatus | undefined): Finding {
   }
   const terminated = container?.state?.terminated;
   if (terminated === undefined)
-    return { phase: 'failed', cause: 'Failed', message: status?.message ?? 'The pod failed.' };
+    return templateFault(pod) ?? { phase: 'failed', cause: 'Failed', message: status?.message ?? 'The pod failed.' };
   return runtimeMissing(pod, terminated) ?? { phase: 'failed', cause: 'Failed', message: exitMessage(terminated) };
 }
 

@@ -7,7 +7,7 @@
 
 import { defaultDirectory } from '../../../sidecar/protocol.ts';
 import type { Runtime } from '../../api/v1alpha1/instance.ts';
-import { sidecarContainer, workloadContainer } from '../../names.ts';
+import { sidecarContainer, templatesContainer, workloadContainer } from '../../names.ts';
 import { needsSidecar } from './sidecarpod.ts';
 
 type Json = Record<string, unknown>;
@@ -18,8 +18,8 @@ const reserved: readonly { path: readonly string[]; instead: string }[] = [
   { path: ['terminationGracePeriodSeconds'], instead: 'set spec.stop.gracePeriodSeconds instead' },
 ];
 
-/** What `podTemplate.spec` may not set under this runtime, as sentences for the person who wrote it. */
-export function overlayFaults(overlay: Json, runtime: Runtime = 'kubernetes'): string[] {
+/** What `podTemplate.spec` may not set under this runtime, or beside templates, as sentences for the person who wrote it. */
+export function overlayFaults(overlay: Json, runtime: Runtime = 'kubernetes', hasTemplates = false): string[] {
   const faults = reserved
     .filter(({ path }) => valueAt(overlay, path) !== undefined)
     .map(({ path, instead }) => `podTemplate.spec.${path.join('.')} cannot be set: ${instead}`);
@@ -29,31 +29,44 @@ export function overlayFaults(overlay: Json, runtime: Runtime = 'kubernetes'): s
       'podTemplate.spec.containers: each container needs a name; the program runs in the one named "instance"',
     );
   }
-  return needsSidecar(runtime) ? [...faults, ...sidecarFaults(overlay)] : faults;
+  return [
+    ...faults,
+    ...(needsSidecar(runtime) || hasTemplates ? ownPartFaults(overlay, hasTemplates) : []),
+    ...(needsSidecar(runtime) ? programFaults(programIn(overlay)) : []),
+    ...(hasTemplates ? workingDirFaults(programIn(overlay)) : []),
+  ];
 }
 
-/** What would take the sidecar away or come between it and the program. */
-function sidecarFaults(overlay: Json): string[] {
+function programIn(overlay: Json): Json {
+  const containers = [...listAt(overlay, 'containers'), ...listAt(overlay, 'initContainers')].filter(isObject);
+  return containers.find(({ name }) => name === workloadContainer) ?? {};
+}
+
+function workingDirFaults(program: Json): string[] {
+  const where = `podTemplate.spec.containers "${workloadContainer}"`;
+  return program.workingDir === undefined
+    ? []
+    : [`${where}: workingDir cannot be set beside templates: set spec.workingDir instead`];
+}
+
+/** What would take our containers and volumes away. */
+function ownPartFaults(overlay: Json, hasTemplates: boolean): string[] {
   const isNamed = (item: unknown): boolean => isObject(item) && typeof item.name === 'string';
   const lists = ['containers', 'initContainers', 'volumes'].filter(
     (field) => overlay[field] === null || (field !== 'containers' && !listAt(overlay, field).every(isNamed)),
   );
   const replaced = lists.map(
-    (field) =>
-      `podTemplate.spec.${field} must be a list in which each item has a name: under this runtime some are ours`,
+    (field) => `podTemplate.spec.${field} must be a list in which each item has a name: here some are ours`,
   );
   const containers = [...listAt(overlay, 'containers'), ...listAt(overlay, 'initContainers')].filter(isObject);
-  const taken = containers.some(({ name }) => name === sidecarContainer)
-    ? [`podTemplate.spec: the container "${sidecarContainer}" is ours and cannot be changed`]
-    : [];
+  const taken = [sidecarContainer, ...(hasTemplates ? [templatesContainer] : [])]
+    .filter((own) => containers.some(({ name }) => name === own))
+    .map((own) => `podTemplate.spec: the container "${own}" is ours and cannot be changed`);
   const volumes = listAt(overlay, 'volumes')
     .filter(isObject)
     .filter(({ name }) => isString(name) && name.startsWith(defaultDirectory.slice(1)))
-    .map(
-      ({ name }) => `podTemplate.spec.volumes: the name "${String(name)}" is taken under this runtime: choose another`,
-    );
-  const program = containers.find(({ name }) => name === workloadContainer) ?? {};
-  return [...replaced, ...taken, ...volumes, ...programFaults(program)];
+    .map(({ name }) => `podTemplate.spec.volumes: the name "${String(name)}" is taken here: choose another`);
+  return [...replaced, ...taken, ...volumes];
 }
 
 function programFaults(program: Json): string[] {

@@ -11,6 +11,7 @@ import { isOver, judgeDoubt } from './observe.ts';
 import type { PodView } from './observe.ts';
 import { overlayFaults } from './overlay.ts';
 import { podHash } from './pod.ts';
+import { hasTemplates } from './sidecarpod.ts';
 
 export interface Observed {
   readonly instance: Instance;
@@ -124,7 +125,8 @@ function planRunning(observed: Observed, newest: PodView | undefined): Decision 
 /** Why no pod can be made of it. What runs already goes on. */
 function findFault({ instance, runtimeFault }: Observed): { reason: Reason; message: string } | undefined {
   if (runtimeFault !== undefined) return runtimeFault;
-  const faults = overlayFaults(instance.spec.podTemplate?.spec ?? {}, instance.spec.runtime);
+  const { spec } = instance;
+  const faults = overlayFaults(spec.podTemplate?.spec ?? {}, spec.runtime, hasTemplates(spec));
   return faults.length === 0 ? undefined : { reason: 'InvalidSpec', message: `${faults.join('. ')}.` };
 }
 

@@ -19,8 +19,9 @@ import { drainSeconds } from './dockerpod.ts';
 import { mergeOverlay } from './overlay.ts';
 import { ownerReference } from './owner.ts';
 import { throughSidecar } from './runtimepod.ts';
-import type { SidecarContext } from './sidecarpod.ts';
-import { logSettings, needsSidecar } from './sidecarpod.ts';
+import type { PodContext } from './sidecarpod.ts';
+import { hasTemplates, logSettings, needsSidecar } from './sidecarpod.ts';
+import { withTemplates } from './templates.ts';
 
 /** Fields that change how a running pod is treated, but not the pod. */
 const notInPod = ['desiredState', 'service'] as const;
@@ -39,7 +40,7 @@ export function podName(instance: Instance, id: string, sequence: number): strin
  */
 export function podHash(spec: InstanceSpec): string {
   const relevant = Object.fromEntries(
-    Object.entries({ ...spec, logs: relevantLogs(spec) }).filter(
+    Object.entries({ ...spec, logs: relevantLogs(spec), ...relevantTemplates(spec) }).filter(
       ([key]) => !(notInPod as readonly string[]).includes(key),
     ),
   );
@@ -56,12 +57,13 @@ function relevantLogs(spec: InstanceSpec): object | undefined {
   return isDeepStrictEqual(settings, logSettings({ ...spec, logs: undefined })) ? undefined : settings;
 }
 
-/** `sidecar` is needed by every runtime but `kubernetes`; without it they throw a TypeError. */
-export function buildPod(
-  instance: Instance,
-  identity: { id: string; sequence: number },
-  sidecar?: SidecarContext,
-): Pod {
+/** Properties are for the files of templates: without these they say nothing. */
+function relevantTemplates(spec: InstanceSpec): Pick<InstanceSpec, 'templates' | 'properties'> {
+  return hasTemplates(spec) ? {} : { templates: undefined, properties: undefined };
+}
+
+/** `context` is needed by every runtime but `kubernetes`, with its key, and for templates; without it they throw a TypeError. */
+export function buildPod(instance: Instance, identity: { id: string; sequence: number }, context?: PodContext): Pod {
   const { spec } = instance;
   const template = spec.podTemplate;
   const restartedAt = instance.metadata.annotations?.[restartedAtAnnotation];
@@ -80,9 +82,11 @@ export function buildPod(
       },
       ownerReferences: [ownerReference(instance)],
     },
-    spec: mergeOverlay(podSpec(instance, identity.id, sidecar), template?.spec ?? {}) as unknown as NonNullable<
-      Pod['spec']
-    >,
+    spec: withTemplates(mergeOverlay(podSpec(instance, identity.id, context), template?.spec ?? {}), {
+      instance,
+      id: identity.id,
+      settings: context?.settings,
+    }) as unknown as NonNullable<Pod['spec']>,
   };
 }
 
@@ -95,15 +99,21 @@ export function gracePeriodSeconds(spec: InstanceSpec): number {
   return spec.stop?.gracePeriodSeconds ?? 30;
 }
 
-function podSpec(instance: Instance, id: string, context: SidecarContext | undefined): Record<string, unknown> {
+function podSpec(instance: Instance, id: string, context: PodContext | undefined): Record<string, unknown> {
   const plain = plainSpec(instance, id);
   if (!needsSidecar(instance.spec.runtime)) return plain;
-  if (context === undefined) {
+  const keySecret = context?.keySecret;
+  if (context === undefined || keySecret === undefined) {
     throw new TypeError(
       `Cannot build a pod: the runtime "${instance.spec.runtime}" needs a sidecar, and none was given`,
     );
   }
-  return throughSidecar(plain, { instance, id, graceSeconds: gracePeriodSeconds(instance.spec), context });
+  return throughSidecar(plain, {
+    instance,
+    id,
+    graceSeconds: gracePeriodSeconds(instance.spec),
+    context: { ...context, keySecret },
+  });
 }
 
 /** With a stop command, once for it and once for SIGTERM: Kubernetes counts from the deletion, its preStop hook included. */

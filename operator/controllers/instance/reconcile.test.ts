@@ -405,3 +405,31 @@ test('reconcile: a pattern that cannot be used is said before there is a pod', a
   assert.equal(stalledOf(world.instance), 'InvalidSpec');
   assert.deepEqual(world.pods, []);
 });
+
+test('reconcile: templates need the image of the sidecar and nothing else of it; a fault of theirs is a condition until it is mended', async () => {
+  const world = new World();
+  await world.create({ workingDir: '/data', templates: [{ name: 'server-files' }] });
+  await world.settle();
+  assert.equal(stalledOf(world.instance), 'RuntimeDisabled');
+  assert.equal(world.pods.length, 0);
+  const keys = { ensure: () => Promise.reject(new Error('no key is needed')) };
+  world.start(world.server, { sidecars: { settings: sidecarContext.settings, keys } });
+  await world.settle();
+  assert.deepEqual(
+    world.pods[0]?.spec?.initContainers?.map(({ name, image }) => [name, image]),
+    [['ringmaster-templates', 'example.com/sidecar:1']],
+  );
+  const said = { exitCode: 1, message: 'The ConfigMap "server-files" does not exist.\n' };
+  const initOf = (state: object): Pod['status'] => ({
+    phase: 'Pending',
+    initContainerStatuses: [containerStatus({ name: 'ringmaster-templates', state, lastState: { terminated: said } })],
+  });
+  await world.podStatus(initOf({ waiting: { reason: 'CrashLoopBackOff' } }));
+  await world.settle();
+  assert.equal(stalledOf(world.instance), 'TemplateFailed');
+  assert.equal(world.pods.length, 1, 'the kubelet tries again in the same pod');
+  assert.ok(world.events.includes('TemplateFailed'));
+  await world.podStatus(initOf({ terminated: { exitCode: 0 } }));
+  await world.settle();
+  assert.equal(stalledOf(world.instance), undefined);
+});

@@ -6,6 +6,7 @@
  *   pod.ts, service.ts, overlay.ts, id.ts   the objects and the id    stopper.ts the graceful stop
  *   runtimepod.ts, sidecarpod.ts, dockerpod.ts   pods with a sidecar    status.ts  what to say of it
  *   sidecarkeys.ts  their keys                                        logpattern.ts  readiness by a line of the log
+ *   templates.ts    files for the working directory
  */
 import { isDeepStrictEqual } from 'node:util';
 import type { Instance, InstanceStatus } from '../../api/v1alpha1/instance.ts';

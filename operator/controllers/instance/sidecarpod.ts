@@ -22,10 +22,15 @@ export interface SidecarSettings {
   };
 }
 
-/** What a pod through a sidecar is made of besides the Instance. */
-export interface SidecarContext {
+/** What a pod with containers of ours is made of besides the Instance. */
+export interface PodContext {
   readonly settings: SidecarSettings;
-  /** The Secret with the Instance's key, beside the pod. */
+  /** The Secret with the Instance's key, beside the pod; only a sidecar needs it. */
+  readonly keySecret?: string | undefined;
+}
+
+/** What a pod through a sidecar is made of. */
+export interface SidecarContext extends PodContext {
   readonly keySecret: string;
 }
 
@@ -38,7 +43,7 @@ export const volumeNames = {
 const stateDirectory = '/ringmaster-state';
 const keyDirectory = '/ringmaster-key';
 /** Nobody in particular; what both images and Pod Security `restricted` expect. */
-const userId = 65532;
+export const userId = 65532;
 const mebibyte = 1024 * 1024;
 const retainDefault = '64Mi';
 
@@ -52,14 +57,23 @@ export function needsSidecar(runtime: Runtime): boolean {
   return runtime !== 'kubernetes';
 }
 
-/** Why an Instance of this runtime cannot run here at all, for its condition. */
+/** Whether files are put into the working directory before the program starts. */
+export function hasTemplates(spec: InstanceSpec): boolean {
+  return spec.templates !== undefined && spec.templates.length > 0;
+}
+
+/** Why an Instance cannot run here at all, for its condition. */
 export function runtimeFault(
-  runtime: Runtime,
+  spec: InstanceSpec,
   settings: SidecarSettings | undefined,
 ): { reason: Reason; message: string } | undefined {
-  if (!needsSidecar(runtime)) return undefined;
+  const { runtime } = spec;
+  if (!needsSidecar(runtime) && !hasTemplates(spec)) return undefined;
   if (settings === undefined) {
-    const message = `The operator has no image for the sidecar of the runtime ${runtime}: set the chart value sidecar.image.repository.`;
+    const user = needsSidecar(runtime)
+      ? `sidecar of the runtime ${runtime}`
+      : 'sidecar, which puts templates into place';
+    const message = `The operator has no image for the ${user}: set the chart value sidecar.image.repository.`;
     return { reason: 'RuntimeDisabled', message };
   }
   if (runtime !== 'docker' || settings.docker.isEnabled) return undefined;

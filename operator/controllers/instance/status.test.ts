@@ -174,3 +174,16 @@ test('status: what the image or the installation lacks is a reason of its own', 
     'STOPPED Ready=False/RuntimeMissing Reconciling=False/RuntimeMissing Stalled=True/RuntimeMissing',
   );
 });
+
+test('status: templates that cannot be put into place are a reason of their own, also where nobody tries again', () => {
+  const instance = makeInstance({ spec: { workingDir: '/data', templates: [{ name: 'a' }] } });
+  const pod = (phase: string): Pod['status'] => ({
+    phase,
+    initContainerStatuses: [
+      containerStatus({ name: 'ringmaster-templates', state: { terminated: { exitCode: 1, message: 'no' } } }),
+    ],
+  });
+  const all = 'Ready=False/TemplateFailed Reconciling=False/TemplateFailed Stalled=True/TemplateFailed';
+  assert.equal(summary(statusOf({ instance, pod: pod('Pending') })), `CREATING ${all}`);
+  assert.equal(summary(statusOf({ instance, pod: pod('Failed') })), `STOPPED ${all}`);
+});

@@ -136,14 +136,19 @@ function judgePod(instance: Instance, pod: PodView): Verdict {
     case 'succeeded':
       return atRest('STOPPED', 'Completed', message);
     case 'failed':
-      return stalled('STOPPED', { reason: pod.cause === 'RuntimeMissing' ? 'RuntimeMissing' : 'Failed', message });
+      return stalled('STOPPED', { reason: failedReason(pod), message });
     case 'lost':
       return underWay('OFFLINE', 'PodLost', message);
   }
 }
 
+function failedReason({ cause }: PodView): Reason {
+  const causes = ['RuntimeMissing', 'TemplateFailed'] as const;
+  return causes.find((known) => known === cause) ?? 'Failed';
+}
+
 function blockedReason({ cause }: PodView): Reason {
-  const causes = ['ImageUnavailable', 'RuntimeMissing', 'SidecarFailed'] as const;
+  const causes = ['ImageUnavailable', 'RuntimeMissing', 'TemplateFailed', 'SidecarFailed'] as const;
   return causes.find((known) => known === cause) ?? 'PodRejected';
 }
 
