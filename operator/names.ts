@@ -68,6 +68,8 @@ export const reasons = [
   'PodLost',
   'NodeLost',
   'Stopping',
+  'MinimumNotReached',
+  'RollingOut',
   // Stalled: somebody has to act
   'InvalidSpec',
   'PodRejected',
@@ -81,6 +83,10 @@ export const reasons = [
   'MasterKeyUnavailable',
   'CrashLoop',
   'Failed',
+  'InstanceStalled',
+  'InstanceRejected',
+  'InstanceConflict',
+  'StorageRejected',
   'ForeignNamespace',
   'Expired',
   'UnknownCommand',
@@ -91,5 +97,11 @@ export const reasons = [
   'PodReplaced',
   'StopCommandSent',
   'StopCommandFailed',
+  'InstancesCreated',
+  'InstancesUpdated',
+  'InstancesReplaced',
+  'InstancesRemoved',
+  'InstancesReleased',
+  'StorageCreated',
 ] as const;
 export type Reason = (typeof reasons)[number];
