@@ -165,24 +165,11 @@ async function lead(leadership: Leadership): Promise<void> {
   const configurationLoop = createLoop('configuration', (key, signal) =>
     configurationReconciler.reconcile(key, signal),
   );
-  const unsubscribe = [
-    caches.instances.onChange((key, previous, next) => {
-      instanceLoop.queue.add(key);
-      for (const instance of [previous, next]) enqueueConfiguration(configurationLoop.queue, instance);
-    }),
-    caches.configurations.onChange((key) => {
-      configurationLoop.queue.add(key);
-    }),
-    caches.keys.onChange((key) => {
-      keyLoop.queue.add(key);
-    }),
-    caches.pods.onChange((_, previous, next) => {
-      enqueueOwner(instanceLoop.queue, next ?? previous);
-    }),
-    caches.services.onChange((_, previous, next) => {
-      enqueueOwner(instanceLoop.queue, next ?? previous);
-    }),
-  ];
+  const unsubscribe = subscribe({
+    instances: instanceLoop.queue,
+    configurations: configurationLoop.queue,
+    keys: keyLoop.queue,
+  });
   // Ends after the loops: what they say last is still written, while the lease is held.
   const eventsStop = new AbortController();
   const eventsDone = events.run(eventsStop.signal);
@@ -192,6 +179,28 @@ async function lead(leadership: Leadership): Promise<void> {
   await Promise.all([keysDone, patterns.stop()]);
   eventsStop.abort();
   await eventsDone;
+}
+
+/** What change makes which key be looked at. Returns how to end each. */
+function subscribe(queues: Readonly<Record<'instances' | 'configurations' | 'keys', WorkQueue>>): (() => void)[] {
+  return [
+    caches.instances.onChange((key, previous, next) => {
+      queues.instances.add(key);
+      for (const instance of [previous, next]) enqueueConfiguration(queues.configurations, instance);
+    }),
+    caches.configurations.onChange((key) => {
+      queues.configurations.add(key);
+    }),
+    caches.keys.onChange((key) => {
+      queues.keys.add(key);
+    }),
+    caches.pods.onChange((_, previous, next) => {
+      enqueueOwner(queues.instances, next ?? previous);
+    }),
+    caches.services.onChange((_, previous, next) => {
+      enqueueOwner(queues.instances, next ?? previous);
+    }),
+  ];
 }
 
 function sidecarSettings(): SidecarSettings | undefined {
