@@ -120,8 +120,9 @@ describe('a configuration', () => {
     assert.deepEqual(namesOf('match'), names);
     for (const [index, name] of names.entries()) {
       const now = instances.now(name);
-      assert.deepEqual(now?.spec?.['env'], [{ name: 'ROUND', value: '2' }]);
-      assert.deepEqual([now?.status?.id, now?.status?.podSequence], [ids[index], 2]);
+      assert.ok(now);
+      assert.deepEqual(now.spec?.['env'], [{ name: 'ROUND', value: '2' }]);
+      assert.deepEqual([now.status?.id, now.status?.podSequence], [ids[index], 2]);
     }
   });
 

@@ -156,9 +156,14 @@ test('reconcile: a cache that still shows what was removed does not remove anoth
   await world.patch({ minimumServiceCount: 2 });
   await world.pass();
   assert.equal(world.instances.length, 2);
-  // Another one would be the least useful now.
+  // It shows as well that another one is the least useful now.
   const [first] = world.instances;
-  world.server.setStatus(instances, first?.metadata ?? ref, { state: 'OFFLINE' });
+  assert.ok(first);
+  world.server.setStatus(instances, first.metadata, { state: 'OFFLINE' });
+  world.cache = world.cache.map((cached) => world.instances.find(isSame(cached)) ?? cached);
+  await world.pass();
+  assert.equal(world.instances.length, 2);
+});
   await world.pass();
   assert.equal(world.instances.length, 2);
 });
@@ -361,3 +366,7 @@ test('reconcile: a configuration that is being deleted makes nothing, and neithe
   await lagging.reconcile('games/lobby', signal);
   assert.equal(world.instances.length, 0);
 });
+
+function isSame(instance: Instance): (other: Instance) => boolean {
+  return (other) => other.metadata.uid === instance.metadata.uid;
+}
