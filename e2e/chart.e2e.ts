@@ -101,6 +101,8 @@ describe('rendered', () => {
     const objects = await render();
     assert.deepEqual(namesOf(objects, 'Deployment', 'Service', 'CustomResourceDefinition'), [
       'CustomResourceDefinition apikeys.ringmaster.dev',
+      'CustomResourceDefinition consolecommands.ringmaster.dev',
+      'CustomResourceDefinition instanceconfigurations.ringmaster.dev',
       'CustomResourceDefinition instances.ringmaster.dev',
       'Deployment demo demo-ringmaster-master',
       'Deployment demo demo-ringmaster-operator',
@@ -246,9 +248,13 @@ describe('least privilege', () => {
         'apikeys.ringmaster.dev [] [get list watch]',
         'apikeys.ringmaster.dev/status [] [patch]',
         'events.events.k8s.io [] [create patch]',
-        'instances.ringmaster.dev [] [get list watch patch]',
+        'instanceconfigurations.ringmaster.dev [] [get list watch]',
+        'instanceconfigurations.ringmaster.dev/finalizers [] [update]',
+        'instanceconfigurations.ringmaster.dev/status [] [patch]',
+        'instances.ringmaster.dev [] [get list watch create update patch delete]',
         'instances.ringmaster.dev/finalizers [] [update]',
         'instances.ringmaster.dev/status [] [patch]',
+        'persistentvolumeclaims [] [get create patch]',
         'pods [] [get list watch create patch delete]',
         'pods/attach [] [create get]',
         'pods/log [] [get]',
@@ -304,13 +310,13 @@ describe('least privilege', () => {
       'list secrets',
       'create pods --subresource=exec',
       'create rolebindings',
-      'create instances',
-      'update instances',
-      'delete instances',
+      'create instanceconfigurations',
+      'delete persistentvolumeclaims',
       'create apikeys',
     ];
+    const onlyOperator = ['create instances', 'update instances', 'delete instances'];
     for (const account of Object.values(kinds)) {
-      for (const what of forbidden) {
+      for (const what of account === kinds.master ? [...forbidden, ...onlyOperator] : forbidden) {
         const as = `--as=system:serviceaccount:${releaseNamespace}:${account}`;
         const ask = cluster.kubectl(['auth', 'can-i', ...what.split(' '), as, ...where]);
         const said = await failureOf(() => ask).catch(() => 'yes');
@@ -327,6 +333,10 @@ describe('least privilege', () => {
       ['view', 'create', 'instances.ringmaster.dev --subresource=execute', 'no'],
       ['edit', 'create', 'instances.ringmaster.dev --subresource=execute', 'yes'],
       ['edit', 'create', 'instances.ringmaster.dev', 'yes'],
+      ['view', 'get', 'instanceconfigurations.ringmaster.dev', 'yes'],
+      ['view', 'update', 'instanceconfigurations.ringmaster.dev --subresource=scale', 'no'],
+      ['edit', 'update', 'instanceconfigurations.ringmaster.dev --subresource=scale', 'yes'],
+      ['edit', 'create', 'instanceconfigurations.ringmaster.dev', 'yes'],
       ['edit', 'get', 'apikeys.ringmaster.dev', 'no'],
       ['admin', 'create', 'apikeys.ringmaster.dev', 'yes'],
     ] as const) {

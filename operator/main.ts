@@ -1,5 +1,5 @@
 /**
- * The operator process: watches Instances, ApiKeys, pods and Services, and reconciles them while it leads.
+ * The operator process: watches Instances, their configurations, ApiKeys, pods and Services, and reconciles them while it leads.
  *
  * Every replica keeps its caches filled, so that a new leader starts at once; only the leader has queues and workers. When a leadership ends
  * the process ends, and is started again as a candidate: nothing that a deposed leader knew lives on.
@@ -9,7 +9,11 @@ import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
 import { instances } from './api/v1alpha1/instance.ts';
+import type { InstanceConfiguration } from './api/v1alpha1/instanceconfiguration.ts';
+import { instanceConfigurations } from './api/v1alpha1/instanceconfiguration.ts';
 import { ApiKeyReconciler } from './controllers/apikey/reconcile.ts';
+import { configurationKey } from './controllers/configuration/gather.ts';
+import { ConfigurationReconciler } from './controllers/configuration/reconcile.ts';
 import type { EventSink } from './controllers/instance/act.ts';
 import { indexedId } from './controllers/instance/gather.ts';
 import { LogPatternGates } from './controllers/instance/logpattern.ts';
@@ -49,7 +53,7 @@ const parts = startProcess({
 });
 const { log, metrics, client, stop } = parts;
 const caches = createCaches();
-const all = [caches.instances, caches.keys, caches.pods, caches.services];
+const all = [caches.instances, caches.configurations, caches.keys, caches.pods, caches.services];
 const watching = new AbortController();
 const running = all.map((informer) => informer.run(watching.signal));
 const isReady = (): boolean => all.every((informer) => informer.hasSynced);
@@ -75,6 +79,7 @@ process.exitCode = ended === 'stopped' ? 0 : 1;
 
 interface Caches {
   readonly instances: InformerSet<Instance>;
+  readonly configurations: InformerSet<InstanceConfiguration>;
   readonly keys: InformerSet<ApiKey>;
   readonly pods: InformerSet<Pod>;
   readonly services: InformerSet<Service>;
@@ -89,11 +94,15 @@ function createCaches(): Caches {
       return name === undefined ? [] : [keyOf({ ...object.metadata, name })];
     },
   };
-  const byId = { id: (instance: Instance): string[] => [indexedId(instance) ?? ''].filter((id) => id !== '') };
+  const indexes = {
+    id: (instance: Instance): string[] => [indexedId(instance) ?? ''].filter((id) => id !== ''),
+    configuration: (instance: Instance): string[] => [configurationKey(instance) ?? ''].filter((key) => key !== ''),
+  };
   // With a list of namespaces there may be no right to read keys elsewhere; without one, keys in foreign namespaces are told that they do not count.
   const keyNamespaces = namespaces.length === 0 ? [] : [settings.RINGMASTER_NAMESPACE];
   return {
-    instances: new InformerSet({ ...cacheOptions(parts, instances), indexes: byId }, namespaces),
+    instances: new InformerSet({ ...cacheOptions(parts, instances), indexes }, namespaces),
+    configurations: new InformerSet(cacheOptions(parts, instanceConfigurations), namespaces),
     keys: new InformerSet(cacheOptions(parts, apiKeys), keyNamespaces),
     pods: new InformerSet({ ...cacheOptions(parts, pods), scope: ours, indexes: byOwner }, namespaces),
     services: new InformerSet({ ...cacheOptions(parts, services), scope: ours }, namespaces),
@@ -145,30 +154,53 @@ async function lead(leadership: Leadership): Promise<void> {
     releaseNamespace: settings.RINGMASTER_NAMESPACE,
     clock: systemClock,
   });
+  const configurationReconciler = new ConfigurationReconciler({
+    client: writer,
+    caches,
+    events: sink,
+    clock: systemClock,
+  });
   const instanceLoop = createLoop('instance', (key, signal) => instanceReconciler.reconcile(key, signal));
   const keyLoop = createLoop('apikey', (key, signal) => keyReconciler.reconcile(key, signal));
-  const unsubscribe = [
-    caches.instances.onChange((key) => {
-      instanceLoop.queue.add(key);
-    }),
-    caches.keys.onChange((key) => {
-      keyLoop.queue.add(key);
-    }),
-    caches.pods.onChange((_, previous, next) => {
-      enqueueOwner(instanceLoop.queue, next ?? previous);
-    }),
-    caches.services.onChange((_, previous, next) => {
-      enqueueOwner(instanceLoop.queue, next ?? previous);
-    }),
-  ];
+  const configurationLoop = createLoop('configuration', (key, signal) =>
+    configurationReconciler.reconcile(key, signal),
+  );
+  const unsubscribe = subscribe({
+    instances: instanceLoop.queue,
+    configurations: configurationLoop.queue,
+    keys: keyLoop.queue,
+  });
   // Ends after the loops: what they say last is still written, while the lease is held.
   const eventsStop = new AbortController();
   const eventsDone = events.run(eventsStop.signal);
-  await Promise.all([instanceLoop.controller.run(leadership.stopping), keyLoop.controller.run(leadership.stopping)]);
+  const loops = [instanceLoop, configurationLoop, keyLoop];
+  await Promise.all(loops.map(({ controller }) => controller.run(leadership.stopping)));
   for (const undo of unsubscribe) undo();
   await Promise.all([keysDone, patterns.stop()]);
   eventsStop.abort();
   await eventsDone;
+}
+
+/** What change makes which key be looked at. Returns how to end each. */
+function subscribe(queues: Readonly<Record<'instances' | 'configurations' | 'keys', WorkQueue>>): (() => void)[] {
+  return [
+    caches.instances.onChange((key, previous, next) => {
+      queues.instances.add(key);
+      for (const instance of [previous, next]) enqueueConfiguration(queues.configurations, instance);
+    }),
+    caches.configurations.onChange((key) => {
+      queues.configurations.add(key);
+    }),
+    caches.keys.onChange((key) => {
+      queues.keys.add(key);
+    }),
+    caches.pods.onChange((_, previous, next) => {
+      enqueueOwner(queues.instances, next ?? previous);
+    }),
+    caches.services.onChange((_, previous, next) => {
+      enqueueOwner(queues.instances, next ?? previous);
+    }),
+  ];
 }
 
 function sidecarSettings(): SidecarSettings | undefined {
@@ -206,4 +238,9 @@ function createLoop(name: string, reconcile: Reconcile): { queue: WorkQueue; con
 function enqueueOwner(queue: WorkQueue, object: KubernetesObject | undefined): void {
   const name = object === undefined ? undefined : ownerName(object);
   if (name !== undefined && object !== undefined) queue.add(keyOf({ ...object.metadata, name }));
+}
+
+function enqueueConfiguration(queue: WorkQueue, instance: Instance | undefined): void {
+  const key = instance === undefined ? undefined : configurationKey(instance);
+  if (key !== undefined) queue.add(key);
 }

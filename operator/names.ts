@@ -70,6 +70,8 @@ export const reasons = [
   'PodLost',
   'NodeLost',
   'Stopping',
+  'MinimumNotReached',
+  'RollingOut',
   // Stalled: somebody has to act
   'InvalidSpec',
   'PodRejected',
@@ -84,6 +86,10 @@ export const reasons = [
   'MasterKeyUnavailable',
   'CrashLoop',
   'Failed',
+  'InstanceStalled',
+  'InstanceRejected',
+  'InstanceConflict',
+  'StorageRejected',
   'ForeignNamespace',
   'Expired',
   'UnknownCommand',
@@ -94,5 +100,11 @@ export const reasons = [
   'PodReplaced',
   'StopCommandSent',
   'StopCommandFailed',
+  'InstancesCreated',
+  'InstancesUpdated',
+  'InstancesReplaced',
+  'InstancesRemoved',
+  'InstancesReleased',
+  'StorageCreated',
 ] as const;
 export type Reason = (typeof reasons)[number];

@@ -10,7 +10,7 @@ import { group, version } from '../names.ts';
 import { apiKeySpec, apiKeyStatus } from './v1alpha1/apikey.ts';
 import { consoleCommandSpec, consoleCommandStatus } from './v1alpha1/consolecommand.ts';
 import { instanceSpec, instanceStatus } from './v1alpha1/instance.ts';
-import { instanceConfigurationSpec, instanceConfigurationStatus } from './v1alpha1/instanceconfiguration.ts';
+import { instanceConfigurationSpec, instanceConfigurationStatus, nameRule } from './v1alpha1/instanceconfiguration.ts';
 import type { Rule } from './v1alpha1/meta.ts';
 
 export interface JsonSchema {
@@ -111,7 +111,7 @@ export const kinds: readonly Kind[] = [
     description: 'A template of Instances, of which a number is kept running.',
     spec: instanceConfigurationSpec,
     status: instanceConfigurationStatus,
-    rules: [],
+    rules: [nameRule],
     columns: [
       { name: 'Runtime', type: 'string', jsonPath: '.spec.template.spec.runtime' },
       { name: 'Minimum', type: 'integer', jsonPath: '.spec.minimumServiceCount' },

@@ -1,6 +1,8 @@
 /** Builders of objects for tests: the least that is valid, with what a test is about laid over it. */
 import type { Instance, InstanceSpec, InstanceStatus } from '../api/v1alpha1/instance.ts';
 import { instanceSpec } from '../api/v1alpha1/instance.ts';
+import type { InstanceConfiguration } from '../api/v1alpha1/instanceconfiguration.ts';
+import { instanceConfigurationSpec } from '../api/v1alpha1/instanceconfiguration.ts';
 import type { Metadata } from '../api/v1alpha1/meta.ts';
 import type { Pod } from '../runtime/client.ts';
 import { buildPod } from '../controllers/instance/pod.ts';
@@ -62,3 +64,15 @@ export const runningStatus: Pod['status'] = {
     containerStatus({ ready: true, started: true, state: { running: { startedAt: '2026-01-01T00:00:01Z' } } }),
   ],
 };
+
+export function makeConfiguration(
+  parts: { metadata?: Partial<Metadata>; spec?: object; template?: Partial<InstanceSpec> } = {},
+): InstanceConfiguration {
+  const template = { spec: { image: 'example.com/server:1', ...parts.template } };
+  return {
+    apiVersion: 'ringmaster.dev/v1alpha1',
+    kind: 'InstanceConfiguration',
+    metadata: { name: 'lobby', namespace: 'games', uid: 'uid-configuration', generation: 1, ...parts.metadata },
+    spec: instanceConfigurationSpec.parse({ template, ...parts.spec }),
+  };
+}

@@ -4,6 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { instanceSpec } from '../../api/v1alpha1/instance.ts';
 import {
+  configurationLabel,
   idLabel,
   instanceLabel,
   logPatternGate,
@@ -91,7 +92,13 @@ export function buildPod(instance: Instance, identity: { id: string; sequence: n
 }
 
 export function podLabels(instance: Instance, id: string): Record<string, string> {
-  return { [managedByLabel]: managedBy, [instanceLabel]: instance.metadata.name, [idLabel]: id };
+  const configuration = instance.metadata.labels?.[configurationLabel];
+  return {
+    [managedByLabel]: managedBy,
+    [instanceLabel]: instance.metadata.name,
+    [idLabel]: id,
+    ...(configuration === undefined ? {} : { [configurationLabel]: configuration }),
+  };
 }
 
 /** Seconds from SIGTERM (or from the stop command to SIGTERM). */
@@ -193,7 +200,8 @@ function present(fields: Record<string, unknown>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
 }
 
-function withoutDefaults(relevant: Record<string, unknown>): Record<string, unknown> {
+/** The top-level fields that say something: a new version may know more fields and must not take them for a change. */
+export function withoutDefaults(relevant: Record<string, unknown>): Record<string, unknown> {
   // Parsing the least that is valid fills in every default: what equals it says nothing.
   const defaults: Record<string, unknown> = instanceSpec.parse({ image: '-' });
   const entries = Object.entries(relevant).filter(
@@ -203,7 +211,7 @@ function withoutDefaults(relevant: Record<string, unknown>): Record<string, unkn
 }
 
 /** JSON with sorted keys. */
-function canonical(value: unknown): string {
+export function canonical(value: unknown): string {
   return JSON.stringify(value, (_, inner: unknown) =>
     typeof inner === 'object' && inner !== null && !Array.isArray(inner)
       ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
