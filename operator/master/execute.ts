@@ -5,11 +5,13 @@ import { OperatorError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Client } from './access.ts';
-import { parseBody, readBody } from './body.ts';
+import { parseBody, readBody } from './jsonbody.ts';
 import type { InstanceInfo } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { commandBytesMax, executeBody } from './schemas.ts';
 import type { Typist } from './typist.ts';
+
+export { commandFault } from './schemas.ts';
 
 export interface ExecuteOptions {
   readonly typist: Typist;

@@ -163,10 +163,10 @@ export const rateAnswer = z
   .describe('Too many calls with a PUBLIC key.');
 
 /** PURE: what keeps a line from being typed; undefined if nothing does. The console's lines are held to the same. */
-export function commandFault(command: string): string | undefined {
+export function commandFault(command: string, bytesMax = commandBytesMax): string | undefined {
   const size = Buffer.byteLength(command);
   if (size === 0) return 'it is empty';
-  if (size > commandBytesMax) return `it has ${size} bytes, more than ${commandBytesMax}`;
+  if (size > bytesMax) return `it has ${size} bytes, more than ${bytesMax}`;
   if (!command.isWellFormed()) return 'it is not valid Unicode';
   const control = controlPattern.exec(command)?.[0];
   if (control === undefined) return undefined;

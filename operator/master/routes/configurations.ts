@@ -1,9 +1,9 @@
 /** `/api/configurations`: reads are answered from the watch, writes are command lines, whose faults are the API server's own sentences. */
 import type { Request, Response, Router } from 'express';
 import type { InstanceConfiguration } from '../../api/v1alpha1/instanceconfiguration.ts';
-import { parseObject, readBody } from '../body.ts';
-import type { CommandResult } from '../commandline.ts';
-import { runLine, toLine } from '../commandline.ts';
+import { parseObject, readBody } from '../jsonbody.ts';
+import type { CommandResult } from '../runline.ts';
+import { runLine, toLine } from '../runline.ts';
 import { findConfiguration, toConfigurationInfo, toConfigurationInfos } from '../configurations.ts';
 import type { Dispatcher } from '../dispatch.ts';
 import { readParameters } from '../live-request.ts';

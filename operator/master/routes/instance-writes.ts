@@ -1,9 +1,9 @@
 /** Calls that make, end, start, stop and restart Instances, and that report on them from outside: each is one command line. */
 import type { RequestHandler, Response } from 'express';
 import type { InstanceConfiguration } from '../../api/v1alpha1/instanceconfiguration.ts';
-import { parseBody, readBody } from '../body.ts';
-import type { CommandResult } from '../commandline.ts';
-import { runLine, toLine } from '../commandline.ts';
+import { parseBody, readBody } from '../jsonbody.ts';
+import type { CommandResult } from '../runline.ts';
+import { runLine, toLine } from '../runline.ts';
 import type { Dispatcher } from '../dispatch.ts';
 import { readParameters } from '../live-request.ts';
 import type { Cached, InstanceDirectory, InstanceInfo, Limits, Timers } from '../ports.ts';

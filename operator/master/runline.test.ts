@@ -3,9 +3,9 @@ import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { splitLine } from '../testing/dispatcher.ts';
-import { issuerOf, quoteWord, toLine } from './commandline.ts';
+import { issuerOf, quoteWord, toLine } from './runline.ts';
 
-test('commandline: a plain word stays as it is, all others are in single quotes', () => {
+test('runline: a plain word stays as it is, all others are in single quotes', () => {
   assert.deepEqual(['lobby', 'games/lobby', '--token=1', '', 'a b', "it's", '$HOME', '{"a":1}'].map(quoteWord), [
     'lobby',
     'games/lobby',
@@ -18,7 +18,7 @@ test('commandline: a plain word stays as it is, all others are in single quotes'
   ]);
 });
 
-test('commandline: words come back from a line exactly, whatever they hold', () => {
+test('runline: words come back from a line exactly, whatever they hold', () => {
   fc.assert(
     fc.property(fc.array(fc.string({ unit: 'binary' })), (words) => {
       assert.deepEqual(splitLine(toLine(words)), words);
@@ -26,13 +26,13 @@ test('commandline: words come back from a line exactly, whatever they hold', () 
   );
 });
 
-test('commandline: a POSIX shell reads the words as we write them', () => {
+test('runline: a POSIX shell reads the words as we write them', () => {
   const words = ["it's", "''", '\\', '$(id) `id` "x" *', '\t~ #', 'ü\u2028'];
   const script = `printf '%s\\0' ${toLine(words)}`;
   assert.deepEqual(execFileSync('sh', ['-c', script], { encoding: 'utf8' }).split('\0').slice(0, -1), words);
 });
 
-test('commandline: an ApiKey and a user of Kubernetes are told apart by their names', () => {
+test('runline: an ApiKey and a user of Kubernetes are told apart by their names', () => {
   assert.deepEqual(issuerOf({ name: 'dashboard' }), { kind: 'ApiKey', name: 'dashboard' });
   const name = 'system:serviceaccount:games:bot';
   assert.deepEqual(issuerOf({ name: `user:${name}` }), { kind: 'User', name });
