@@ -109,6 +109,7 @@ describe('rendered', () => {
       'Service demo demo-ringmaster-master',
     ]);
     assert.deepEqual(namesOf(objects, 'ClusterRoleBinding', 'RoleBinding'), [
+      'ClusterRoleBinding demo-demo-ringmaster-master-nodes',
       'ClusterRoleBinding demo-demo-ringmaster-master-reviews',
       'ClusterRoleBinding demo-ringmaster-master',
       'ClusterRoleBinding demo-ringmaster-operator',
@@ -117,14 +118,20 @@ describe('rendered', () => {
     ]);
   });
 
-  test('for two namespaces: rights in these two and at home, and in the cluster only to ask about tokens', async () => {
+  test('for two namespaces: rights in these two and at home, and in the cluster only to ask about tokens and to read nodes', async () => {
     const objects = await render('watchNamespaces={red,blue}');
     assert.deepEqual(namesOf(objects, 'ClusterRoleBinding'), [
+      'ClusterRoleBinding demo-demo-ringmaster-master-nodes',
       'ClusterRoleBinding demo-demo-ringmaster-master-reviews',
     ]);
-    const without = await render('watchNamespaces={red,blue}', 'master.kubernetesTokens.enabled=false');
+    const without = await render(
+      'watchNamespaces={red,blue}',
+      'master.kubernetesTokens.enabled=false',
+      'master.nodes.enabled=false',
+    );
     assert.deepEqual(namesOf(without, 'ClusterRoleBinding'), []);
     assert.doesNotMatch(JSON.stringify(without), /RINGMASTER_TOKEN_AUDIENCE/);
+    assert.match(JSON.stringify(without), /"RINGMASTER_NODES_ENABLED","value":"false"/);
     assert.deepEqual(namesOf(objects, 'RoleBinding'), [
       'RoleBinding blue demo-demo-ringmaster-master-instances',
       'RoleBinding blue demo-demo-ringmaster-operator-instances',
@@ -209,6 +216,7 @@ describe('rendered', () => {
       'rbac.aggregate.enabled=false',
       'watchNamespaces={red}',
       'master.kubernetesTokens.enabled=false',
+      'master.nodes.enabled=false',
     );
     assert.deepEqual(namesOf(objects, 'CustomResourceDefinition', 'ClusterRole', 'ClusterRoleBinding'), []);
   });
@@ -270,13 +278,15 @@ describe('least privilege', () => {
     },
     master: {
       elsewhere: [
+        'instanceconfigurations.ringmaster.dev [] [get list watch]',
         'instances.ringmaster.dev [] [get list watch]',
+        'nodes [] [get list watch]',
         'pods/attach [] [create get]',
         'pods/log [] [get]',
         'subjectaccessreviews.authorization.k8s.io [] [create]',
         'tokenreviews.authentication.k8s.io [] [create]',
       ],
-      atHome: ['apikeys.ringmaster.dev [] [get list watch]'],
+      atHome: ['apikeys.ringmaster.dev [] [get list watch]', 'configmaps [] [get list watch]'],
     },
   };
 
@@ -339,6 +349,9 @@ describe('least privilege', () => {
       ['edit', 'create', 'instanceconfigurations.ringmaster.dev', 'yes'],
       ['edit', 'get', 'apikeys.ringmaster.dev', 'no'],
       ['admin', 'create', 'apikeys.ringmaster.dev', 'yes'],
+      ['view', 'get', 'instanceconfigurations.ringmaster.dev', 'yes'],
+      ['view', 'update', 'instanceconfigurations.ringmaster.dev', 'no'],
+      ['edit', 'update', 'instanceconfigurations.ringmaster.dev', 'yes'],
     ] as const) {
       await namespace
         .kubectl(['create', 'rolebinding', role, `--clusterrole=${role}`, `--user=${role}`])

@@ -67,6 +67,8 @@ export const masterEnvironment = z.object({
   RINGMASTER_MASTER_KEY_FILE: z.string().min(1).optional(),
   /** The audience that Kubernetes tokens must be for. Absent: only ApiKeys count. */
   RINGMASTER_TOKEN_AUDIENCE: z.string().min(1).max(253).optional(),
+  /** Whether there is the right to list and watch Nodes; without it the calls about nodes are refused. */
+  RINGMASTER_NODES_ENABLED: flag.default(false),
   /** Certificate with its chain, and its key, as PEM. With both the port speaks TLS, and only TLS; read again when they change. */
   RINGMASTER_TLS_CERT_FILE: z.string().min(1).optional(),
   RINGMASTER_TLS_KEY_FILE: z.string().min(1).optional(),

@@ -1,10 +1,11 @@
-/** Writes what is derived from the code: crds/, the chart's copies of them, and the reference pages of schemas and metrics. `--check` only compares. */
+/** Writes what is derived from the code: crds/, the chart's copies of them, the reference pages of schemas and metrics, and the OpenAPI document. `--check` only compares. */
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { stringify } from 'yaml';
 import { crd, kinds } from './api/crd.ts';
 import type { Kind } from './api/crd.ts';
 import { referencePage } from './api/reference.ts';
+import { openApiDocument } from './master/openapi.ts';
 import { createMetrics } from './metrics.ts';
 import { describeSidecar, metricsPage } from './testing/metricspage.ts';
 
@@ -19,6 +20,7 @@ for (const kind of kinds) {
   files.set(`docs/reference/${kind.kind.toLowerCase()}.md`, referencePage(kind));
 }
 files.set('docs/reference/metrics.md', metricsPage(createMetrics().describe(), describeSidecar()));
+files.set('docs/reference/openapi.json', `${JSON.stringify(openApiDocument(), null, 2)}\n`);
 const stale = await (process.argv.includes('--check') ? compare() : write());
 if (stale.length > 0) {
   console.error(`Stale generated files: ${stale.join(', ')}\nRun: npm run generate`);

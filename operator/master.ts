@@ -3,12 +3,14 @@ import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
 import { instances, runtimes } from './api/v1alpha1/instance.ts';
+import { instanceConfigurations } from './api/v1alpha1/instanceconfiguration.ts';
 import { masterEnvironment, readEnvironment } from './environment.ts';
 import { createHub } from './logs/hub.ts';
 import { openCertificate } from './master/certificate.ts';
 import type { CertificateStore } from './master/certificate.ts';
 import { Directory } from './master/directory.ts';
 import { createKeyTable } from './master/keys.ts';
+import { clusterNodes, trimNode } from './master/nodes.ts';
 import { systemTimers } from './master/ports.ts';
 import type { Limits, TailResult } from './master/ports.ts';
 import type { Reviews } from './master/reviews.ts';
@@ -16,6 +18,7 @@ import { createReviews } from './master/reviews.ts';
 import { createServer } from './master/server.ts';
 import { createSources } from './master/sources.ts';
 import { createStdinWriter } from './master/stdin.ts';
+import { templateMaps, templateSelector, trimTemplate } from './master/templates.ts';
 import { createTypist } from './master/typist.ts';
 import { beginUpstreams, observeHub, observeSource } from './observers.ts';
 import { cacheOptions, startProcess } from './process.ts';
@@ -37,6 +40,21 @@ const keys = createKeyTable(systemTimers);
 const instanceCache = new InformerSet(cacheOptions(parts, instances), settings.RINGMASTER_WATCH_NAMESPACES);
 // Keys count in the release namespace alone: whoever may make one elsewhere must not become able to do everything.
 const keyCache = new InformerSet(cacheOptions(parts, apiKeys), [settings.RINGMASTER_NAMESPACE]);
+const configurationCache = new InformerSet(
+  cacheOptions(parts, instanceConfigurations),
+  settings.RINGMASTER_WATCH_NAMESPACES,
+);
+const templateCache = new InformerSet(
+  {
+    ...cacheOptions(parts, templateMaps),
+    scope: { labelSelector: templateSelector },
+    transform: trimTemplate,
+  },
+  [settings.RINGMASTER_NAMESPACE],
+);
+const nodeCache = settings.RINGMASTER_NODES_ENABLED
+  ? new InformerSet({ ...cacheOptions(parts, clusterNodes), transform: trimNode }, [])
+  : undefined;
 instanceCache.onChange((_, previous, next) => {
   noteInstance(previous, next);
 });
@@ -70,6 +88,11 @@ const server = createServer({
   log,
   clusterName: settings.RINGMASTER_CLUSTER_NAME,
   nodeId: settings.NODE_NAME === '' ? settings.POD_NAME : settings.NODE_NAME,
+  releaseNamespace: settings.RINGMASTER_NAMESPACE,
+  configurations: configurationCache,
+  templates: templateCache,
+  nodes: nodeCache,
+  // The others are not waited for: without a right that only some calls need, the logs are still served.
   isSynced: () => instanceCache.hasSynced && keyCache.hasSynced,
   limits: limitsOf(settings),
   ...(certificate === undefined ? {} : { certificate }),
@@ -77,7 +100,14 @@ const server = createServer({
 
 // The caches outlive the drain: keys are revoked and instances end while sockets are still open.
 const watching = new AbortController();
-const running = [instanceCache.run(watching.signal), keyCache.run(watching.signal)];
+const caches = [
+  instanceCache,
+  keyCache,
+  configurationCache,
+  templateCache,
+  ...(nodeCache === undefined ? [] : [nodeCache]),
+];
+const running = caches.map((cache) => cache.run(watching.signal));
 certificate?.follow(watching.signal);
 await server.start(stop);
 log.info({ port: settings.RINGMASTER_PORT, tls: certificate !== undefined }, 'Serving');

@@ -4,6 +4,7 @@
  */
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
+import type { Permission } from '../api/v1alpha1/apikey.ts';
 import type { Key } from './auth.ts';
 import { decide } from './auth.ts';
 import type { KeyTable } from './keys.ts';
@@ -37,8 +38,11 @@ export interface Client {
 }
 
 export interface Access extends Grants {
-  /** Who presents this token, or why nobody is let in: 401, or 503 where that is not known now. Never rejects. */
-  identify(token: string): Promise<Client | Refusal>;
+  /**
+   * Who presents this token, or why nobody is let in: 401, or 503 where that is not known now. `need` is what an ApiKey must have at least, `ALL` if
+   * absent. Never rejects.
+   */
+  identify(token: string, need?: Permission): Promise<Client | Refusal>;
   close(): void;
 }
 
@@ -60,8 +64,8 @@ export function createAccess({ keys, clock, reviews, metrics, log }: AccessOptio
   const users = reviews === undefined ? undefined : new Users({ reviews, clock, metrics, log });
   const recheck = users === undefined ? undefined : new Recheck({ users, clock, onLost: notify });
   return {
-    async identify(token) {
-      const decision = decide(keys, token, { nowMs: clock.nowMs(), need: 'ALL' });
+    async identify(token, need = 'ALL') {
+      const decision = decide(keys, token, { nowMs: clock.nowMs(), need });
       if (decision.granted) return keyClient(decision.key);
       if (decision.reason !== 'unknown' || users === undefined || recheck === undefined) return unauthorized;
       const user = await users.identify(token);

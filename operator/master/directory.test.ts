@@ -103,3 +103,21 @@ test('Directory: a target has the address of its pod and says whether it is star
   directory.remove(makeInstance({ status: online }));
   assert.equal(directory.runtimeOf('uid-lobby'), undefined);
 });
+
+test('Directory: an instance is found by its uid once it has an id, listeners are told, and its configuration is named', () => {
+  const directory = new Directory();
+  const seen: (string | undefined)[] = [];
+  const stop = directory.onChange(() => seen.push(directory.byUid('uid-lobby')?.id));
+  directory.set(makeInstance());
+  assert.deepEqual([seen, directory.byUid('uid-lobby')], [[], undefined]);
+  const instance = makeInstance({ status: online });
+  instance.metadata.labels = { ...instance.metadata.labels, 'ringmaster.dev/configuration': 'hub' };
+  directory.set(instance);
+  assert.deepEqual(seen, ['a1b2c3']);
+  assert.equal(directory.byUid('uid-lobby')?.configurationName, 'hub');
+  stop();
+  directory.set(instance);
+  assert.equal(seen.length, 1);
+  directory.remove(instance);
+  assert.equal(directory.byUid('uid-lobby'), undefined);
+});

@@ -7,6 +7,7 @@ import type { Instance, InstanceSpec, Runtime } from '../api/v1alpha1/instance.t
 import { parseQuantity } from '../api/v1alpha1/quantity.ts';
 import { noTarget } from '../logs/target.ts';
 import type { LogTarget, TargetWatch } from '../logs/target.ts';
+import { configurationLabel } from '../names.ts';
 import type { InstanceDirectory, InstanceInfo } from './ports.ts';
 
 interface Entry {
@@ -20,6 +21,7 @@ export class Directory implements InstanceDirectory {
   readonly #byId = new Map<string, { info: InstanceInfo; uid: string }>();
   readonly #idByUid = new Map<string, string>();
   readonly #targets = new Map<string, Entry>();
+  readonly #listeners = new Set<() => void>();
 
   /** Adds or replaces. */
   set(instance: Instance): void {
@@ -29,6 +31,7 @@ export class Directory implements InstanceDirectory {
     if (id === undefined) return;
     this.#idByUid.set(uid, id);
     this.#byId.set(id, { info: toInfo(instance, id), uid });
+    for (const listener of this.#listeners) listener();
   }
 
   remove(instance: Instance): void {
@@ -47,6 +50,19 @@ export class Directory implements InstanceDirectory {
 
   byId(id: string): { readonly info: InstanceInfo; readonly uid: string } | undefined {
     return this.#byId.get(id);
+  }
+
+  byUid(uid: string): InstanceInfo | undefined {
+    const id = this.#idByUid.get(uid);
+    const found = id === undefined ? undefined : this.#byId.get(id);
+    return found?.uid === uid ? found.info : undefined;
+  }
+
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => {
+      this.#listeners.delete(listener);
+    };
   }
 
   /** What the log source of this Instance follows; of one that is unknown or gone: a finished one without a pod. */
@@ -141,7 +157,7 @@ function toInfo(instance: Instance, id: string): InstanceInfo {
     id,
     name: metadata.name,
     namespace: metadata.namespace ?? '',
-    configurationName: null,
+    configurationName: metadata.labels?.[configurationLabel] ?? null,
     wrapperNodeId: status?.nodeName ?? null,
     hostAddress: status?.hostAddress ?? null,
     allocatedPort: status?.port ?? null,

@@ -28,6 +28,19 @@ export interface InstanceDirectory {
   list(): readonly InstanceInfo[];
   /** `uid` is the identity that the log hub knows the instance by; it changes when an instance is deleted and made again. */
   byId(id: string): { readonly info: InstanceInfo; readonly uid: string } | undefined;
+  /** By the uid of the Instance; only those that have an id. */
+  byUid(uid: string): InstanceInfo | undefined;
+  /** Calls back when an instance has come or changed. Returns a function that ends it. */
+  onChange(listener: () => void): () => void;
+}
+
+/** Objects that this replica watches; an `InformerSet` is one. */
+export interface Cached<T> {
+  /** Whether there is a first complete list. */
+  readonly hasSynced: boolean;
+  list(): readonly T[];
+  /** Calls back for each change, and at once for what is there. Returns a function that ends it. */
+  onChange(handler: () => void): () => void;
 }
 
 /** The end of an instance's log, without following it. */
@@ -88,6 +101,10 @@ export interface Limits {
   readonly drainGraceMs: number;
   /** Longest wait for the end of a log in a plain HTTP call. */
   readonly tailTimeoutMs: number;
+  /** Longest wait for the id of an Instance that was made by a call. */
+  readonly createTimeoutMs: number;
+  /** Longest wait until this replica has seen what a call wrote. */
+  readonly settleTimeoutMs: number;
   readonly publicCallsMax: number;
   readonly publicWindowMs: number;
 }
@@ -109,6 +126,8 @@ export const defaultLimits: Limits = {
   stalledTimeoutMs: 300_000,
   drainGraceMs: 10_000,
   tailTimeoutMs: 10_000,
+  createTimeoutMs: 10_000,
+  settleTimeoutMs: 2_000,
   publicCallsMax: 100,
   publicWindowMs: 60_000,
 };

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Client } from '../runtime/client.ts';
+import type { Right } from './reviews.ts';
 import { createReviews } from './reviews.ts';
 
 /** Answers every `create` with this status. */
@@ -57,5 +58,35 @@ test('reviews: a right is asked for with all that is known of the user, and only
     };
     const spec = { user: 'ada', uid: 'u', groups: ['g'], extra: { scope: ['a'] }, resourceAttributes };
     assert.deepEqual(sent, [{ metadata: { name: '' }, spec }]);
+  }
+});
+
+test('reviews: a right to another resource is asked for in its group, and with what is known of the target', async () => {
+  const cases: [right: Right, attributes: object][] = [
+    [
+      { verb: 'update', resource: 'instanceconfigurations', target: { namespace: 'games', name: 'lobby' } },
+      {
+        group: 'ringmaster.dev',
+        resource: 'instanceconfigurations',
+        verb: 'update',
+        namespace: 'games',
+        name: 'lobby',
+      },
+    ],
+    [
+      { verb: 'list', resource: 'configmaps', target: { namespace: 'games' } },
+      { group: '', resource: 'configmaps', verb: 'list', namespace: 'games' },
+    ],
+    [
+      { verb: 'get', resource: 'nodes', target: { name: 'node-1' } },
+      { group: '', resource: 'nodes', verb: 'get', name: 'node-1' },
+    ],
+    [{ verb: 'create' }, { group: 'ringmaster.dev', resource: 'instances', verb: 'create' }],
+  ];
+  for (const [right, attributes] of cases) {
+    const { client, sent } = clientThat({ allowed: true });
+    assert.equal(await createReviews(client, 'ringmaster').access(user, right, signal), true);
+    const [{ spec }] = sent as [{ spec: { resourceAttributes: object } }];
+    assert.deepEqual(spec.resourceAttributes, attributes);
   }
 });

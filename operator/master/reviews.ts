@@ -10,13 +10,18 @@ export interface ReviewedUser {
   readonly extra: Readonly<Record<string, readonly string[]>>;
 }
 
-/** What somebody wants to do, as RBAC spells it: a verb on `instances` or on one of its subresources. */
+/** What somebody wants to do, as RBAC spells it: a verb on `instances` or on one of its subresources, or on another resource. */
 export interface Right {
-  readonly verb: 'get' | 'list' | 'create';
+  readonly verb: 'get' | 'list' | 'create' | 'update' | 'patch' | 'delete';
+  /** `instances` if absent. */
+  readonly resource?: keyof typeof groupOf;
   readonly subresource?: 'live-log' | 'execute';
-  /** Absent: all Instances in all namespaces. */
-  readonly target?: { readonly namespace: string; readonly name: string } | undefined;
+  /** Absent: all of them in all namespaces. Without a name: all in the namespace; without a namespace: what has none. */
+  readonly target?: { readonly namespace?: string | undefined; readonly name?: string | undefined } | undefined;
 }
+
+/** The API group of each resource that rights are about. */
+const groupOf = { instances: group, instanceconfigurations: group, configmaps: '', nodes: '' } as const;
 
 export interface Reviews {
   /** Undefined: the token is nobody's, or not for this audience. Rejects when there is no answer. */
@@ -84,10 +89,11 @@ function userOf(status: TokenReview['status'], audience: string): ReviewedUser |
   return username === '' ? undefined : { username, uid, groups, extra };
 }
 
-function attributesOf({ verb, subresource, target }: Right): Record<string, string> {
+function attributesOf({ verb, resource = 'instances', subresource, target }: Right): Record<string, string> {
   return {
-    ...{ group, resource: 'instances', verb },
+    ...{ group: groupOf[resource], resource, verb },
     ...(subresource === undefined ? {} : { subresource }),
-    ...(target === undefined ? {} : { namespace: target.namespace, name: target.name }),
+    ...(target?.namespace === undefined ? {} : { namespace: target.namespace }),
+    ...(target?.name === undefined ? {} : { name: target.name }),
   };
 }

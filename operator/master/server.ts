@@ -15,15 +15,18 @@ import type { IncomingMessage, Server, ServerOptions as HttpOptions } from 'node
 import type { AddressInfo, Socket } from 'node:net';
 import express from 'express';
 import expressWs from 'express-ws';
+import type { InstanceConfiguration } from '../api/v1alpha1/instanceconfiguration.ts';
 import type { Logger } from '../log.ts';
 import type { Hub } from '../logs/subscription.ts';
 import type { Metrics } from '../metrics.ts';
 import { createAccess } from './access.ts';
 import type { CertificateSource } from './certificate.ts';
+import type { Dispatcher } from './dispatch.ts';
 import type { KeyTable } from './keys.ts';
 import { liveRoute } from './live-request.ts';
 import { serveLive } from './live.ts';
-import type { Timers, InstanceDirectory, Limits, LogTail } from './ports.ts';
+import type { ClusterNode } from './nodes.ts';
+import type { Cached, Timers, InstanceDirectory, Limits, LogTail } from './ports.ts';
 import { defaultLimits, systemTimers } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, sendRefusal } from './refusal.ts';
@@ -31,6 +34,7 @@ import { createRest } from './rest.ts';
 import type { Reviews } from './reviews.ts';
 import { createSockets } from './sockets.ts';
 import type { SocketRegistry } from './sockets.ts';
+import type { TemplateMap } from './templates.ts';
 import { createTlsServer } from './tls.ts';
 import type { Typist } from './typist.ts';
 import { createUpgradeGate, isUpgrade } from './upgrade.ts';
@@ -51,6 +55,14 @@ export interface MasterServerOptions {
   readonly log: Logger;
   readonly clusterName: string;
   readonly nodeId: string;
+  /** The namespace that Ringmaster is installed in. */
+  readonly releaseNamespace: string;
+  /** The way to the operator's loop; absent: calls that change something are 503. */
+  readonly dispatcher?: Dispatcher | undefined;
+  readonly configurations?: Cached<InstanceConfiguration> | undefined;
+  readonly templates?: Cached<TemplateMap> | undefined;
+  /** Absent: this Master has no right to read them. */
+  readonly nodes?: Cached<ClusterNode> | undefined;
   /** Serves TLS and nothing else; plain HTTP if absent. */
   readonly certificate?: CertificateSource;
   /** Whether the caches have been filled; not ready before. */

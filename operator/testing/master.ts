@@ -2,14 +2,18 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import type { Socket } from 'node:net';
+import type { InstanceConfiguration } from '../api/v1alpha1/instanceconfiguration.ts';
 import { createSilentLogger } from '../log.ts';
 import { fingerprintOf } from '../master/auth.ts';
 import type { CertificateSource } from '../master/certificate.ts';
+import type { Dispatcher } from '../master/dispatch.ts';
 import type { KeySpec, KeyTable } from '../master/keys.ts';
 import { createKeyTable } from '../master/keys.ts';
-import type { Timers, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
+import type { ClusterNode } from '../master/nodes.ts';
+import type { Cached, Timers, InstanceDirectory, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
 import { systemTimers } from '../master/ports.ts';
 import type { Reviews } from '../master/reviews.ts';
+import type { TemplateMap } from '../master/templates.ts';
 import type { Typist } from '../master/typist.ts';
 import type { MasterServer } from '../master/server.ts';
 import { createServer } from '../master/server.ts';
@@ -34,6 +38,8 @@ export interface TestMaster extends AsyncDisposable {
   /** What `start` was given. */
   readonly stop: AbortController;
   readonly instances: Map<string, InstanceInfo>;
+  /** Adds one, as the watch would. */
+  add(info: InstanceInfo): void;
   isSynced: boolean;
 }
 
@@ -44,6 +50,10 @@ export interface TestMasterOptions {
   readonly tails?: LogTail;
   readonly typist?: Typist;
   readonly reviews?: Reviews;
+  readonly dispatcher?: Dispatcher;
+  readonly configurations?: Cached<InstanceConfiguration>;
+  readonly templates?: Cached<TemplateMap>;
+  readonly nodes?: Cached<ClusterNode>;
   /** Plain HTTP if absent. */
   readonly certificate?: CertificateSource;
 }
@@ -57,17 +67,13 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
   keys.set('public', keySpec(publicToken, { permission: 'PUBLIC' }));
   const metrics = createMetrics();
   const instances = new Map([[testId, instanceInfo(testId)]]);
+  const listeners = new Set<() => void>();
+  const { dispatcher, configurations, templates, nodes } = options;
   const server = createServer({
     port: 0,
     host: '127.0.0.1',
     hub,
-    directory: {
-      list: () => [...instances.values()],
-      byId(id) {
-        const info = instances.get(id);
-        return info === undefined ? undefined : { info, uid: `uid-${id}` };
-      },
-    },
+    directory: directoryOver(instances, listeners),
     tails: options.tails ?? { tail: () => Promise.resolve({ lines: [], nextCursor: 'start' }) },
     typist: options.typist ?? { type: () => Promise.resolve() },
     keys,
@@ -76,6 +82,8 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
     log: createSilentLogger(),
     clusterName: 'test',
     nodeId: 'master-0',
+    releaseNamespace: 'ringmaster-system',
+    ...{ dispatcher, configurations, templates, nodes },
     isSynced: () => master.isSynced,
     clock,
     limits: { drainGraceMs: graceMs, ...options.limits },
@@ -89,6 +97,10 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
     port: 0,
     stop: new AbortController(),
     instances,
+    add(info) {
+      instances.set(info.id, info);
+      for (const listener of listeners) listener();
+    },
     isSynced: true,
     async [Symbol.asyncDispose]() {
       const drained = server.drain();
@@ -104,6 +116,23 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
   };
   await server.start(master.stop.signal);
   return Object.defineProperty(master, 'port', { value: server.address?.port });
+}
+
+function directoryOver(instances: ReadonlyMap<string, InstanceInfo>, listeners: Set<() => void>): InstanceDirectory {
+  return {
+    list: () => [...instances.values()],
+    byId(id) {
+      const info = instances.get(id);
+      return info === undefined ? undefined : { info, uid: `uid-${id}` };
+    },
+    byUid: (uid) => instances.get(uid.replace(/^uid-/, '')),
+    onChange(listener) {
+      listeners.add(listener);
+      return () => {
+        listeners.delete(listener);
+      };
+    },
+  };
 }
 
 export function keySpec(token: string, changes: Partial<KeySpec> = {}): KeySpec {

@@ -1,0 +1,64 @@
+/** schemathesis, which calls everything that an OpenAPI document describes, with right and with wrong values. It lives in an environment of its own. */
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CommandError, hasProgram, run } from './cluster/command.ts';
+import { defaultCacheDir } from './cluster/settings.ts';
+
+const version = '4.32.5';
+const config = join(import.meta.dirname, 'schemathesis.toml');
+
+/** Its path; undefined, with the reason said, where it cannot be had. The package (about 60 MB with its own) is fetched once. */
+export async function findSchemathesis(say: (line: string) => void): Promise<string | undefined> {
+  const folder = join(defaultCacheDir(), `schemathesis-${version}`);
+  const program = join(folder, 'bin/schemathesis');
+  if (await hasProgram(program)) return program;
+  try {
+    await mkdir(defaultCacheDir(), { recursive: true });
+    await run('python3', ['-m', 'venv', '--clear', folder]);
+    await run(join(folder, 'bin/pip'), [
+      'install',
+      '--quiet',
+      '--disable-pip-version-check',
+      `schemathesis==${version}`,
+    ]);
+    return program;
+  } catch (error) {
+    // No Python with venv, or no network: the tests that need it are skipped, with this as the reason. What is half made must not be found.
+    await rm(folder, { recursive: true, force: true });
+    say(`schemathesis cannot be had: ${error instanceof Error ? error.message : String(error)}`);
+    return undefined;
+  }
+}
+
+export interface Hunt {
+  readonly program: string;
+  /** Of the Master, without a path. */
+  readonly url: string;
+  readonly token: string;
+  /** For each call and phase. */
+  readonly examples: number;
+  /** Operation ids that are left out. */
+  readonly exclude?: readonly string[];
+}
+
+/** What it found, as it says it; empty if nothing. The same seed makes the same calls. */
+export async function hunt({ program, url, token, examples, exclude = [] }: Hunt): Promise<string> {
+  const cwd = await mkdtemp(join(tmpdir(), 'ringmaster-schemathesis-'));
+  const options = [
+    ...['--config-file', config, 'run', `${url}/api/openapi.json`],
+    ...['--header', `Authorization: Bearer ${token}`],
+    ...['--phases', 'examples,coverage,fuzzing', '--max-examples', String(examples), '--seed', '1', '--no-color'],
+    ...exclude.flatMap((id) => ['--exclude-operation-id', id]),
+  ];
+  try {
+    await run(program, options, { cwd });
+    return '';
+  } catch (error) {
+    if (!(error instanceof CommandError)) throw error;
+    // Its output and not the message, which has the token. A call that was too large for a schema is too large for a report.
+    return error.output.replaceAll(/\S{400,}/g, (text) => `${text.slice(0, 400)}…`);
+  } finally {
+    await rm(cwd, { recursive: true, force: true });
+  }
+}
