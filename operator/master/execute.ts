@@ -1,11 +1,11 @@
 /** `POST /api/instances/{id}/execute`: one line to a program's standard input. */
-import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Request, RequestHandler, Response } from 'express';
 import { OperatorError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Client } from './access.ts';
+import { readBody, readCommandField } from './body.ts';
 import type { InstanceInfo } from './ports.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest } from './refusal.ts';
@@ -32,13 +32,6 @@ const bodyBytesMax = 6 * commandBytesMax + 1024;
 /** C0 but tab, DEL and C1: a terminal would act on them. */
 const controlPattern = /(?!\t)\p{Cc}/u;
 
-const tooLarge: Refusal = {
-  status: 413,
-  error: `The body is too large: at most ${bodyBytesMax} bytes`,
-  // The rest of the body is not waited for.
-  headers: { Connection: 'close' },
-};
-
 /**
  * The handler. Commands of one connection are typed in the order of its requests, pipelined ones too: a body is waited for before the next
  * request's command may take its place in the queue.
@@ -52,7 +45,7 @@ export function createExecute(options: ExecuteOptions): RequestHandler {
     turns.set(socket, turn);
     let done: Promise<void>;
     try {
-      const body = await readBody(request);
+      const body = await readBody(request, bodyBytesMax);
       await previous;
       // Before the turn passes: whoever has to be asked about must not be overtaken by who has not.
       const found = await options.find(request, response);
@@ -98,48 +91,20 @@ async function execute(
 
 /** PURE: the command of a body, or what is wrong with it. */
 export function readCommand(body: Buffer | Refusal): string | Refusal {
-  if ('status' in body) return body;
-  const value = parseJson(body);
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    return badRequest('Malformed body: it is a JSON object, {"command":"…"}');
-  }
-  const stray = Object.keys(value).find((name) => name !== 'command');
-  if (stray !== undefined) return badRequest(`Unknown field "${stray.slice(0, 40)}" in the body: known is command`);
-  const { command } = value as { command?: unknown };
-  if (typeof command !== 'string') return badRequest('Malformed "command" in the body: it is a string');
+  const command = readCommandField(body);
+  if (typeof command !== 'string') return command;
   const fault = commandFault(command);
   return fault === undefined ? command : badRequest(`Malformed "command": ${fault}`);
 }
 
-/** PURE: what keeps a line from being typed; undefined if nothing does. The console's lines are held to the same. */
-export function commandFault(command: string): string | undefined {
+/** PURE: what keeps a line from being typed; undefined if nothing does. The console's lines are held to the same, but for their size. */
+export function commandFault(command: string, bytesMax = commandBytesMax): string | undefined {
   const size = Buffer.byteLength(command);
   if (size === 0) return 'it is empty';
-  if (size > commandBytesMax) return `it has ${size} bytes, more than ${commandBytesMax}`;
+  if (size > bytesMax) return `it has ${size} bytes, more than ${bytesMax}`;
   if (!command.isWellFormed()) return 'it is not valid Unicode';
   const control = controlPattern.exec(command)?.[0];
   if (control === undefined) return undefined;
   if (control === '\n' || control === '\r') return 'it has a line break';
   return `it has the control character U+${control.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}`;
-}
-
-function parseJson(body: Buffer): unknown {
-  try {
-    return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
-  } catch {
-    // Not UTF-8 or not JSON: undefined is no object, and the caller says so.
-    return undefined;
-  }
-}
-
-async function readBody(request: IncomingMessage): Promise<Buffer | Refusal> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  if (Number(request.headers['content-length'] ?? 0) > bodyBytesMax) return tooLarge;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > bodyBytesMax) return tooLarge;
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
 }

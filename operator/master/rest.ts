@@ -7,6 +7,9 @@ import type { Metrics } from '../metrics.ts';
 import type { Access, Client } from './access.ts';
 import type { Key } from './auth.ts';
 import { decide, readToken } from './auth.ts';
+import type { LineRunner } from './commandline.ts';
+import { createCommands } from './commands.ts';
+import { consoleRoute } from './console-messages.ts';
 import { createExecute } from './execute.ts';
 import type { KeyTable } from './keys.ts';
 import { isInstanceId, liveRoute, malformedId, readInteger, readParameters } from './live-request.ts';
@@ -22,6 +25,9 @@ export interface RestOptions {
   readonly directory: InstanceDirectory;
   readonly tails: LogTail;
   readonly typist: Typist;
+  readonly runner: LineRunner;
+  /** The release namespace. */
+  readonly namespace: string;
   readonly keys: KeyTable;
   readonly access: Access;
   readonly sockets: SocketRegistry;
@@ -58,6 +64,7 @@ export function createRest(options: RestOptions): Rest {
   addOpenCalls(router, options);
   router.use('/api', requireClient(options));
   addInstanceCalls(router, options);
+  addConsoleCalls(router, options);
   router.use((_request, response) => {
     refuse(response, { status: 404, error: 'Not found' });
   });
@@ -112,10 +119,17 @@ function addInstanceCalls(router: Router, options: RestOptions): void {
     findInstance(directory, { request, response, right: { verb: 'create', subresource: 'execute' } });
   const execute = createExecute({ ...options, find, refuse });
   addPost(router, { path: '/api/instances/:id/execute', name: 'instance-execute' }, execute);
-  addGet(router, { path: liveRoute, name: 'live-log' }, (_request, response) => {
-    response.set({ Upgrade: 'websocket', 'Sec-WebSocket-Version': '13' });
-    refuse(response, { status: 426, error: 'This is a WebSocket: ask for an upgrade' });
-  });
+  addGet(router, { path: liveRoute, name: 'live-log' }, askForUpgrade);
+}
+
+function addConsoleCalls(router: Router, { namespace, runner }: RestOptions): void {
+  addGet(router, { path: consoleRoute, name: 'console' }, askForUpgrade);
+  addPost(router, { path: '/api/commands/execute', name: 'command' }, createCommands({ runner, namespace, refuse }));
+}
+
+function askForUpgrade(_request: Request, response: Response): void {
+  response.set({ Upgrade: 'websocket', 'Sec-WebSocket-Version': '13' });
+  refuse(response, { status: 426, error: 'This is a WebSocket: ask for an upgrade' });
 }
 
 async function answerLogs(options: RestOptions, request: Request, response: Response): Promise<void> {

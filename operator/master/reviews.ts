@@ -10,12 +10,14 @@ export interface ReviewedUser {
   readonly extra: Readonly<Record<string, readonly string[]>>;
 }
 
-/** What somebody wants to do, as RBAC spells it: a verb on `instances` or on one of its subresources. */
+/** What somebody wants to do, as RBAC spells it: a verb on `instances`, on one of its subresources, or on another resource of ours. */
 export interface Right {
   readonly verb: 'get' | 'list' | 'create';
+  /** Absent: `instances`. */
+  readonly resource?: 'consolecommands';
   readonly subresource?: 'live-log' | 'execute';
-  /** Absent: all Instances in all namespaces. */
-  readonly target?: { readonly namespace: string; readonly name: string } | undefined;
+  /** Absent: all of them in all namespaces. Without a name: all in the namespace. */
+  readonly target?: { readonly namespace: string; readonly name?: string } | undefined;
 }
 
 export interface Reviews {
@@ -84,10 +86,11 @@ function userOf(status: TokenReview['status'], audience: string): ReviewedUser |
   return username === '' ? undefined : { username, uid, groups, extra };
 }
 
-function attributesOf({ verb, subresource, target }: Right): Record<string, string> {
+function attributesOf({ verb, resource, subresource, target }: Right): Record<string, string> {
   return {
-    ...{ group, resource: 'instances', verb },
+    ...{ group, resource: resource ?? 'instances', verb },
     ...(subresource === undefined ? {} : { subresource }),
-    ...(target === undefined ? {} : { namespace: target.namespace, name: target.name }),
+    ...(target === undefined ? {} : { namespace: target.namespace }),
+    ...(target?.name === undefined ? {} : { name: target.name }),
   };
 }

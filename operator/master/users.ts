@@ -225,9 +225,9 @@ export function isPast(expiresAtMs: number | undefined, nowMs: number): boolean 
   return expiresAtMs !== undefined && expiresAtMs <= nowMs;
 }
 
-/** Neither part can hold a space. */
-export function keyOfRight({ verb, subresource, target }: Right): string {
-  return [verb, subresource, target?.namespace, target?.name].join(' ');
+/** No part can hold a space, and no resource is called like a subresource. */
+export function keyOfRight({ verb, resource, subresource, target }: Right): string {
+  return [verb, resource ?? subresource, target?.namespace, target?.name].join(' ');
 }
 
 /** As the newest; the oldest goes where there are too many. */

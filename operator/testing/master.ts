@@ -5,6 +5,7 @@ import type { Socket } from 'node:net';
 import { createSilentLogger } from '../log.ts';
 import { fingerprintOf } from '../master/auth.ts';
 import type { CertificateSource } from '../master/certificate.ts';
+import type { Dispatcher } from '../master/dispatch.ts';
 import type { KeySpec, KeyTable } from '../master/keys.ts';
 import { createKeyTable } from '../master/keys.ts';
 import type { Timers, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
@@ -23,6 +24,8 @@ export const testToken = 'all-token';
 export const publicToken = 'public-token';
 /** The instance that every test Master knows. */
 export const testId = 'a1b2c3';
+/** The release namespace of every test Master. */
+export const testNamespace = 'ringmaster-system';
 export const testUid = 'uid-a1b2c3';
 
 export interface TestMaster extends AsyncDisposable {
@@ -43,6 +46,8 @@ export interface TestMasterOptions {
   readonly timers?: FakeTimers;
   readonly tails?: LogTail;
   readonly typist?: Typist;
+  /** Every command succeeds without output if absent. */
+  readonly dispatcher?: Dispatcher;
   readonly reviews?: Reviews;
   /** Plain HTTP if absent. */
   readonly certificate?: CertificateSource;
@@ -69,6 +74,8 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
       },
     },
     tails: options.tails ?? { tail: () => Promise.resolve({ lines: [], nextCursor: 'start' }) },
+    dispatcher: options.dispatcher ?? { run: () => Promise.resolve({ exitCode: 0, isTruncated: false }) },
+    namespace: testNamespace,
     typist: options.typist ?? { type: () => Promise.resolve() },
     keys,
     reviews: options.reviews,
