@@ -67,22 +67,15 @@ class Console {
   }
 }
 
-/** The real wscat, typed into. What is typed before it has connected it throws away: the first line is given as an argument. */
+/** The real wscat, typed into. What is typed before it has connected it throws away. */
 class Wscat {
   stdout = '';
   stderr = '';
   readonly child: ChildProcess;
 
-  constructor(token: string, firstLine: string) {
+  constructor(token: string) {
     const program = join(import.meta.dirname, '../node_modules/.bin/wscat');
-    const target = [
-      '--execute',
-      firstLine,
-      '--wait',
-      '60',
-      '--connect',
-      `${world.url.replace('http', 'ws')}/api/console`,
-    ];
+    const target = ['--connect', `${world.url.replace('http', 'ws')}/api/console`];
     this.child = spawn(process.execPath, [program, '--header', `Authorization: Bearer ${token}`, ...target], {
       stdio: ['pipe', 'pipe', 'pipe'],
     });
@@ -113,7 +106,11 @@ async function execute(command: string): Promise<{ command: string; output: stri
 }
 
 test('console: the dialogue of the protocol with the real wscat', async () => {
-  const wscat = new Wscat(world.token, 'instance list');
+  const wscat = new Wscat(world.token);
+  await eventually('wscat to have connected', () => {
+    wscat.type('instance list');
+    return Promise.resolve(wscat.stdout.includes('Instances ('));
+  });
   await wscat.says(/Instances \(\d+\):\n/);
   await wscat.says(`${id} lobby ONLINE ${nodeName} 25565`);
   wscat.type('help');
