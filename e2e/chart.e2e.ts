@@ -270,7 +270,10 @@ describe('least privilege', () => {
         'subjectaccessreviews.authorization.k8s.io [] [create]',
         'tokenreviews.authentication.k8s.io [] [create]',
       ],
-      atHome: ['apikeys.ringmaster.dev [] [get list watch]'],
+      atHome: [
+        'apikeys.ringmaster.dev [] [get list watch]',
+        'consolecommands.ringmaster.dev [] [get list watch create delete]',
+      ],
     },
   };
 
@@ -319,7 +322,7 @@ describe('least privilege', () => {
     }
   });
 
-  test('whoever may view, edit or administer a namespace may do so with Instances, and only administrators with ApiKeys', async () => {
+  test('whoever may view, edit or administer a namespace may do so with Instances, and only administrators with ApiKeys and ConsoleCommands', async () => {
     for (const [role, verb, kind, answer] of [
       ['view', 'get', 'instances.ringmaster.dev', 'yes'],
       ['view', 'create', 'instances.ringmaster.dev', 'no'],
@@ -328,7 +331,9 @@ describe('least privilege', () => {
       ['edit', 'create', 'instances.ringmaster.dev --subresource=execute', 'yes'],
       ['edit', 'create', 'instances.ringmaster.dev', 'yes'],
       ['edit', 'get', 'apikeys.ringmaster.dev', 'no'],
+      ['edit', 'create', 'consolecommands.ringmaster.dev', 'no'],
       ['admin', 'create', 'apikeys.ringmaster.dev', 'yes'],
+      ['admin', 'create', 'consolecommands.ringmaster.dev', 'yes'],
     ] as const) {
       await namespace
         .kubectl(['create', 'rolebinding', role, `--clusterrole=${role}`, `--user=${role}`])
