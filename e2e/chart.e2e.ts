@@ -286,7 +286,11 @@ describe('least privilege', () => {
         'subjectaccessreviews.authorization.k8s.io [] [create]',
         'tokenreviews.authentication.k8s.io [] [create]',
       ],
-      atHome: ['apikeys.ringmaster.dev [] [get list watch]', 'configmaps [] [get list watch]'],
+      atHome: [
+        'apikeys.ringmaster.dev [] [get list watch]',
+        'configmaps [] [get list watch]',
+        'consolecommands.ringmaster.dev [] [get list watch create delete]',
+      ],
     },
   };
 
@@ -335,7 +339,7 @@ describe('least privilege', () => {
     }
   });
 
-  test('whoever may view, edit or administer a namespace may do so with Instances, and only administrators with ApiKeys', async () => {
+  test('whoever may view, edit or administer a namespace may do so with Instances, and only administrators with ApiKeys and ConsoleCommands', async () => {
     for (const [role, verb, kind, answer] of [
       ['view', 'get', 'instances.ringmaster.dev', 'yes'],
       ['view', 'create', 'instances.ringmaster.dev', 'no'],
@@ -348,10 +352,9 @@ describe('least privilege', () => {
       ['edit', 'update', 'instanceconfigurations.ringmaster.dev --subresource=scale', 'yes'],
       ['edit', 'create', 'instanceconfigurations.ringmaster.dev', 'yes'],
       ['edit', 'get', 'apikeys.ringmaster.dev', 'no'],
+      ['edit', 'create', 'consolecommands.ringmaster.dev', 'no'],
       ['admin', 'create', 'apikeys.ringmaster.dev', 'yes'],
-      ['view', 'get', 'instanceconfigurations.ringmaster.dev', 'yes'],
-      ['view', 'update', 'instanceconfigurations.ringmaster.dev', 'no'],
-      ['edit', 'update', 'instanceconfigurations.ringmaster.dev', 'yes'],
+      ['admin', 'create', 'consolecommands.ringmaster.dev', 'yes'],
     ] as const) {
       await namespace
         .kubectl(['create', 'rolebinding', role, `--clusterrole=${role}`, `--user=${role}`])

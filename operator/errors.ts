@@ -17,6 +17,10 @@ export const errorCodes = {
   STDIN_FULL: { status: 504, closeCode: 1013 },
   /** The connection to standard input broke: whether the line was typed is unknown, so it is not sent again. */
   STDIN_UNCERTAIN: { status: 502, closeCode: 1013 },
+  /** The Kubernetes API does not take the command, or too many are under way here; it did not run. */
+  COMMAND_UNAVAILABLE: { status: 503, closeCode: 1013 },
+  /** The Kubernetes API refuses the command as it is, such as one that is too long; it did not run. */
+  COMMAND_REFUSED: { status: 400, closeCode: 1008 },
   INTERNAL: { status: 500, closeCode: 1011 },
 } as const satisfies Record<string, { status: number; closeCode: number }>;
 

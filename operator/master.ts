@@ -1,4 +1,4 @@
-/** The Master process: watches Instances and ApiKeys, follows logs, and serves clients. Any replica serves any client; none writes to the cluster. */
+/** The Master process: watches Instances and ApiKeys, follows logs, and serves clients. Any replica serves any client; all that it writes is ConsoleCommands. */
 import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
@@ -9,6 +9,7 @@ import { createHub } from './logs/hub.ts';
 import { openCertificate } from './master/certificate.ts';
 import type { CertificateStore } from './master/certificate.ts';
 import { Directory } from './master/directory.ts';
+import { ClusterDispatcher } from './master/dispatcher.ts';
 import { createKeyTable } from './master/keys.ts';
 import { clusterNodes, trimNode } from './master/nodes.ts';
 import { systemTimers } from './master/ports.ts';
@@ -20,13 +21,16 @@ import { createSources } from './master/sources.ts';
 import { createStdinWriter } from './master/stdin.ts';
 import { templateMaps, templateSelector, trimTemplate } from './master/templates.ts';
 import { createTypist } from './master/typist.ts';
-import { beginUpstreams, observeHub, observeSource } from './observers.ts';
+import { beginUpstreams, observeHub, observeReflector, observeSource } from './observers.ts';
 import { cacheOptions, startProcess } from './process.ts';
 import { systemClock } from './runtime/clock.ts';
 import { InformerSet } from './runtime/informerset.ts';
 import { createSidecarClient } from './sidecar/client.ts';
 import type { SidecarClient } from './sidecar/client.ts';
 import { createMasterKey } from './sidecar/masterkey.ts';
+
+/** For the withdrawal of commands whose clients had to go. */
+const withdrawalGraceMs = 3_000;
 
 const settings = readEnvironment(masterEnvironment, process.env);
 const parts = startProcess({
@@ -75,12 +79,21 @@ const hub = createHub({
   clock: systemClock,
   observerFor: (uid) => observeHub(metrics, directory.runtimeOf(uid) ?? 'kubernetes'),
 });
+const dispatcher = new ClusterDispatcher({
+  ...{ client, log, metrics },
+  namespace: settings.RINGMASTER_NAMESPACE,
+  master: settings.POD_NAME,
+  clock: systemClock,
+  random: Math.random,
+  observer: observeReflector(metrics),
+});
 const certificate = await openTls(settings);
 const server = createServer({
   port: settings.RINGMASTER_PORT,
   hub,
   directory,
   tails: { tail: (uid, lines, signal) => readTail(uid, lines, signal) },
+  dispatcher,
   typist: createTypist(createStdinWriter({ client, sidecars, directory, log })),
   keys,
   reviews: createReviewsFor(settings.RINGMASTER_TOKEN_AUDIENCE),
@@ -108,11 +121,14 @@ const caches = [
   ...(nodeCache === undefined ? [] : [nodeCache]),
 ];
 const running = caches.map((cache) => cache.run(watching.signal));
+running.push(dispatcher.follow(watching.signal));
 certificate?.follow(watching.signal);
 await server.start(stop);
 log.info({ port: settings.RINGMASTER_PORT, tls: certificate !== undefined }, 'Serving');
 await untilAborted(stop);
 await server.drain();
+// What clients that had to go left behind is withdrawn, if no operator has it yet.
+await dispatcher.idle(withdrawalGraceMs);
 hub.close();
 sidecars?.close();
 keys.close();

@@ -49,6 +49,7 @@ test('metrics: no label is one that grows with use', () => {
     'verb',
     'resource',
     'controller',
+    'state',
   ];
   assert.deepEqual([...labels].sort(), bounded.sort());
 });

@@ -9,6 +9,7 @@ import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom
 import type { MetricObject } from 'prom-client';
 
 const requestSecondsBuckets = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10];
+const consoleSecondsBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30];
 const reconcileSecondsBuckets = [0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
 
 /** What the Master counts of its clients. */
@@ -25,6 +26,9 @@ export interface MasterMetrics {
   readonly httpSeconds: Histogram<'route'>;
   readonly commandsTyped: Counter<'runtime' | 'result'>;
   readonly kubernetesReviews: Counter<'kind' | 'result'>;
+  readonly consoleCommands: Counter<'result'>;
+  readonly consoleSeconds: Histogram;
+  readonly consoleWaiting: Gauge<'state'>;
 }
 
 /** What the log hub counts. */
@@ -116,12 +120,37 @@ function labelsOf(metric: MetricObject): readonly string[] {
 }
 
 function masterMetrics(registers: Registry[]): MasterMetrics {
-  return { ...socketMetrics(registers), ...requestMetrics(registers) };
+  return { ...socketMetrics(registers), ...requestMetrics(registers), ...consoleMetrics(registers) };
+}
+
+type ConsoleMetrics = Pick<MasterMetrics, Extract<keyof MasterMetrics, `console${string}`>>;
+
+function consoleMetrics(registers: Registry[]): ConsoleMetrics {
+  return {
+    consoleCommands: new Counter({
+      name: 'ringmaster_console_commands_total',
+      help: 'Command lines of consoles and calls that were given to the cluster, by what came of them: ok, failed, misunderstood, interrupted, unavailable (withdrawn), lost, refused, cancelled (the client left).',
+      labelNames: ['result'] as const,
+      registers,
+    }),
+    consoleSeconds: new Histogram({
+      name: 'ringmaster_console_command_duration_seconds',
+      help: 'Time from a command line until its end is known, those of clients that left not counted.',
+      buckets: consoleSecondsBuckets,
+      registers,
+    }),
+    consoleWaiting: new Gauge({
+      name: 'ringmaster_console_commands_waiting',
+      help: 'Command lines that wait: for their turn in a session (state queued), or for their end (running).',
+      labelNames: ['state'] as const,
+      registers,
+    }),
+  };
 }
 
 type RequestMetrics = Pick<MasterMetrics, 'httpRequests' | 'httpSeconds' | 'commandsTyped' | 'kubernetesReviews'>;
 
-function socketMetrics(registers: Registry[]): Omit<MasterMetrics, keyof RequestMetrics> {
+function socketMetrics(registers: Registry[]): Omit<MasterMetrics, keyof RequestMetrics | keyof ConsoleMetrics> {
   return {
     socketsOpen: new Gauge({
       name: 'ringmaster_master_sockets_open',

@@ -11,8 +11,6 @@ import type { Refusal } from './refusal.ts';
 import { commandBytesMax, executeBody } from './schemas.ts';
 import type { Typist } from './typist.ts';
 
-export { commandFault } from './schemas.ts';
-
 export interface ExecuteOptions {
   readonly typist: Typist;
   readonly metrics: Metrics;

@@ -48,6 +48,11 @@ export function gapLine(lines: number | undefined): string {
   return `[ringmaster] ${lines === undefined ? 'some' : lines.toString()} lines were no longer available`;
 }
 
+/** One text frame for each line; none of them may be longer than `lineBytesMax`. */
+export function encodeLines(lines: readonly string[]): Buffer {
+  return encodeFrames(lines.map((line) => Buffer.from(line, 'utf8'))).bytes;
+}
+
 /** One text frame. */
 export function frame(payload: Buffer): Buffer {
   return encodeFrames([payload]).bytes;

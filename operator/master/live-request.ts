@@ -99,7 +99,8 @@ function readStart(tail: string | undefined, cursor: string | undefined): Start 
   return { tail: lines };
 }
 
-function splitUrl(url: string): { path: string; query: string } {
+/** A request's target in its two parts; the query is empty where there is none. */
+export function splitUrl(url: string): { path: string; query: string } {
   const mark = url.indexOf('?');
   return mark < 0 ? { path: url, query: '' } : { path: url.slice(0, mark), query: url.slice(mark + 1) };
 }

@@ -21,7 +21,7 @@ import { encodeEvent, encoderFor, frameBoundary } from './frames.ts';
 import type { Limits } from './ports.ts';
 import type { ClientSocket } from './sockets.ts';
 import { openState } from './sockets.ts';
-import type { Accepted } from './upgrade.ts';
+import type { AcceptedLog } from './upgrade.ts';
 
 export interface LiveOptions {
   readonly limits: Limits;
@@ -36,7 +36,7 @@ const reasonBytesMax = 123;
 export async function serveLive(
   ws: ClientSocket,
   tcp: Socket,
-  accepted: Accepted,
+  accepted: AcceptedLog,
   options: LiveOptions,
 ): Promise<void> {
   const { slot, subscription } = accepted;
@@ -64,12 +64,12 @@ interface Rest {
 class Client {
   readonly #ws: ClientSocket;
   readonly #tcp: Socket;
-  readonly #accepted: Accepted;
+  readonly #accepted: AcceptedLog;
   readonly #options: LiveOptions;
   #rest: Rest | undefined;
   #wake: (() => void) | undefined;
 
-  constructor(ws: ClientSocket, tcp: Socket, accepted: Accepted, options: LiveOptions) {
+  constructor(ws: ClientSocket, tcp: Socket, accepted: AcceptedLog, options: LiveOptions) {
     this.#ws = ws;
     this.#tcp = tcp;
     this.#accepted = accepted;

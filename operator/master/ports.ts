@@ -89,8 +89,13 @@ export interface Limits {
   readonly handshakeTimeoutMs: number;
   readonly requestTimeoutMs: number;
   readonly keepAliveTimeoutMs: number;
-  /** A frame from the client; above it 1009. */
+  /** A frame from the client of a live log; above it 1009. */
   readonly clientFrameBytesMax: number;
+  /** A frame from the client of a console; above it 1009. */
+  readonly consoleFrameBytesMax: number;
+  /** Command lines that wait for their turn in one session, and their bytes; those above either are not run. */
+  readonly consoleQueueMax: number;
+  readonly consoleQueueBytesMax: number;
   /** What one socket may hold in our memory; above it the socket is not written to until it has drained. */
   readonly sendBufferBytesMax: number;
   readonly pingIntervalMs: number;
@@ -120,6 +125,9 @@ export const defaultLimits: Limits = {
   requestTimeoutMs: 30_000,
   keepAliveTimeoutMs: 65_000,
   clientFrameBytesMax: 1024,
+  consoleFrameBytesMax: 64 * 1024,
+  consoleQueueMax: 256,
+  consoleQueueBytesMax: 1024 * 1024,
   sendBufferBytesMax: 256 * 1024,
   pingIntervalMs: 15_000,
   pongTimeoutMs: 15_000,

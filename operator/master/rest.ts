@@ -8,6 +8,9 @@ import type { Metrics } from '../metrics.ts';
 import type { Access } from './access.ts';
 import type { Key } from './auth.ts';
 import { decide, readToken } from './auth.ts';
+import type { LineRunner } from './commandline.ts';
+import { createCommands } from './commands.ts';
+import { consoleRoute } from './console-messages.ts';
 import type { KeyTable } from './keys.ts';
 import { openApiDocument } from './openapi.ts';
 import { createRateLimit } from './rate.ts';
@@ -18,10 +21,11 @@ import type { ConfigurationRoutesOptions } from './routes/configurations.ts';
 import { addConfigurationRoutes } from './routes/configurations.ts';
 import type { InstanceRoutesOptions } from './routes/instances.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
-import { addRoute, refuse } from './routes/route.ts';
+import { addRoute, askForUpgrade, refuse } from './routes/route.ts';
 import type { SocketRegistry } from './sockets.ts';
 
 export interface RestOptions extends InstanceRoutesOptions, ConfigurationRoutesOptions, ClusterRoutesOptions {
+  readonly runner: LineRunner;
   readonly keys: KeyTable;
   readonly access: Access;
   readonly sockets: SocketRegistry;
@@ -55,6 +59,7 @@ export function createRest(options: RestOptions): Rest {
   addInstanceRoutes(router, options);
   addConfigurationRoutes(router, options);
   addTemplateRoutes(router, options);
+  addConsoleRoutes(router, options);
   router.use((_request, response) => {
     refuse(response, { status: 404, error: 'Not found' });
   });
@@ -96,6 +101,12 @@ function addOpenCalls(router: Router, options: RestOptions): void {
   addRoute(router, { path: '/api/ping', name: 'ping' }, { GET: answerPing });
   addRoute(router, { path: '/api/metrics', name: 'metrics' }, { GET: answerMetrics });
   addRoute(router, { path: '/api/openapi.json', name: 'openapi' }, { GET: answerDocument });
+}
+
+function addConsoleRoutes(router: Router, { releaseNamespace, runner }: RestOptions): void {
+  addRoute(router, { path: consoleRoute, name: 'console' }, { GET: askForUpgrade });
+  const execute = createCommands({ runner, releaseNamespace, refuse });
+  addRoute(router, { path: '/api/commands/execute', name: 'command' }, { POST: execute });
 }
 
 /** A call that carries a PUBLIC key counts against its limit, whatever it asks for. */

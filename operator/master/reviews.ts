@@ -21,7 +21,13 @@ export interface Right {
 }
 
 /** The API group of each resource that rights are about. */
-const groupOf = { instances: group, instanceconfigurations: group, configmaps: '', nodes: '' } as const;
+const groupOf = {
+  instances: group,
+  instanceconfigurations: group,
+  consolecommands: group,
+  configmaps: '',
+  nodes: '',
+} as const;
 
 export interface Reviews {
   /** Undefined: the token is nobody's, or not for this audience. Rejects when there is no answer. */

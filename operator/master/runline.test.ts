@@ -3,7 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { splitLine } from '../testing/dispatcher.ts';
-import { issuerOf, quoteWord, toLine } from './runline.ts';
+import { issuerOf } from './commandline.ts';
+import { quoteWord, toLine } from './runline.ts';
 
 test('runline: a plain word stays as it is, all others are in single quotes', () => {
   assert.deepEqual(['lobby', 'games/lobby', '--token=1', '', 'a b', "it's", '$HOME', '{"a":1}'].map(quoteWord), [
@@ -33,8 +34,8 @@ test('runline: a POSIX shell reads the words as we write them', () => {
 });
 
 test('runline: an ApiKey and a user of Kubernetes are told apart by their names', () => {
-  assert.deepEqual(issuerOf({ name: 'dashboard' }), { kind: 'ApiKey', name: 'dashboard' });
+  assert.deepEqual(issuerOf('dashboard'), { kind: 'ApiKey', name: 'dashboard' });
   const name = 'system:serviceaccount:games:bot';
-  assert.deepEqual(issuerOf({ name: `user:${name}` }), { kind: 'User', name });
-  assert.equal(issuerOf({ name: `user:${'x'.repeat(600)}` }).name.length, 512);
+  assert.deepEqual(issuerOf(`user:${name}`), { kind: 'User', name });
+  assert.equal(issuerOf(`user:${'x'.repeat(600)}`).name.length, 512);
 });

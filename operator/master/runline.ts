@@ -1,17 +1,13 @@
 /** Calls that change something are command lines of the console, run by the operator's loop: how they are written, and what their end is over HTTP. */
 import type { Response } from 'express';
 import type { Client } from './access.ts';
+import { issuerOf, lineBytesMax } from './commandline.ts';
 import type { CommandEnd, Dispatcher } from './dispatch.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, unavailable } from './refusal.ts';
 
 /** What a command did, for programs; empty where it says nothing. */
 export type CommandResult = Readonly<Record<string, unknown>>;
-
-/** Characters of a line that a ConsoleCommand takes. */
-export const lineCharactersMax = 65_536;
-
-const noDispatcher = unavailable('Nothing can be changed through this Master: it gives no commands to the operator', 5);
 
 /** Faults that a command may name in `result.code`, and that are the caller's. Others are ours. */
 const callerFaults: readonly unknown[] = [400, 404, 409];
@@ -31,12 +27,11 @@ export function toLine(words: readonly string[]): string {
  * could not be given to the cluster.
  */
 export async function runLine(
-  dispatcher: Dispatcher | undefined,
+  dispatcher: Dispatcher,
   { line, client, response }: { line: string; client: Client; response: Response },
 ): Promise<{ readonly result: CommandResult } | Refusal> {
-  if (dispatcher === undefined) return noDispatcher;
-  if (line.length > lineCharactersMax) {
-    return { status: 413, error: `The command is too large: its line has more than ${lineCharactersMax} characters` };
+  if (Buffer.byteLength(line) > lineBytesMax) {
+    return { status: 413, error: `The command is too large: its line has more than ${lineBytesMax} bytes` };
   }
   const abort = new AbortController();
   const onClose = (): void => {
@@ -51,16 +46,11 @@ export async function runLine(
       first ??= said[0];
       last = said.at(-1) ?? last;
     };
-    const end = await dispatcher.run({ line, issuedBy: issuerOf(client), onOutput }, abort.signal);
+    const end = await dispatcher.run({ line, issuedBy: issuerOf(client.name), onOutput }, abort.signal);
     return refusalOfEnd(end, { first, last }) ?? { result: end.result ?? {} };
   } finally {
     response.off('close', onClose);
   }
-}
-
-/** PURE: who gives the command, as its record says. No ApiKey has a colon in its name. */
-export function issuerOf({ name }: Pick<Client, 'name'>): { kind: 'ApiKey' | 'User'; name: string } {
-  return name.startsWith('user:') ? { kind: 'User', name: name.slice(5, 517) } : { kind: 'ApiKey', name };
 }
 
 /** PURE: undefined if the command did what it says. Of a line that was not understood the first line of output says why, the rest is usage. */

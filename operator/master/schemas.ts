@@ -82,7 +82,7 @@ export const executeBody = z
   .describe('A line for the standard input of the program.');
 
 export const consoleBody = z
-  .strictObject({ command: z.string().min(1).describe('One command line of the console.') })
+  .strictObject({ command: z.string({ error: 'it is a string' }).describe('One command line of the console.') })
   .describe('A command of the console.');
 
 /** Checked by the API server, with its own sentences; here it is only shown. */

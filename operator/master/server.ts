@@ -1,8 +1,9 @@
 /**
- * The Master's outside: one HTTP server with the REST calls and the live-log WebSocket.
+ * The Master's outside: one HTTP server with the REST calls and the two WebSockets.
  *
  *   connection -> limits of Node's server -> upgrade? -> upgrade.ts (may refuse) -> 101 -> express-ws route -> live.ts -> hub
- *                                         -> request  -> rest.ts
+ *                                         |                                                               `-> console.ts -> commandline.ts
+ *                                         `-> request  -> rest.ts
  *
  * With a certificate all of this is behind TLS (tls.ts, certificate.ts). access.ts says who may (auth.ts reads tokens, keys.ts holds the keys,
  * users.ts asks Kubernetes), sockets.ts counts, pings and ends sockets, frames.ts makes bytes. PROTOCOL.md beside this file is what clients may rely on.
@@ -21,6 +22,10 @@ import type { Hub } from '../logs/subscription.ts';
 import type { Metrics } from '../metrics.ts';
 import { createAccess } from './access.ts';
 import type { CertificateSource } from './certificate.ts';
+import { createLineRunner } from './commandline.ts';
+import type { LineRunner } from './commandline.ts';
+import { consoleRoute } from './console-messages.ts';
+import { serveConsole } from './console.ts';
 import type { Dispatcher } from './dispatch.ts';
 import type { KeyTable } from './keys.ts';
 import { liveRoute } from './live-request.ts';
@@ -38,7 +43,7 @@ import type { TemplateMap } from './templates.ts';
 import { createTlsServer } from './tls.ts';
 import type { Typist } from './typist.ts';
 import { createUpgradeGate, isUpgrade } from './upgrade.ts';
-import type { UpgradeGate } from './upgrade.ts';
+import type { Accepted, UpgradeGate } from './upgrade.ts';
 
 export interface MasterServerOptions {
   readonly port: number;
@@ -57,8 +62,8 @@ export interface MasterServerOptions {
   readonly nodeId: string;
   /** The namespace that Ringmaster is installed in. */
   readonly releaseNamespace: string;
-  /** The way to the operator's loop; absent: calls that change something are 503. */
-  readonly dispatcher?: Dispatcher | undefined;
+  /** The way to the operator's loop. */
+  readonly dispatcher: Dispatcher;
   readonly configurations?: Cached<InstanceConfiguration> | undefined;
   readonly templates?: Cached<TemplateMap> | undefined;
   /** Absent: this Master has no right to read them. */
@@ -83,8 +88,8 @@ export interface MasterServer {
 
 /** How often Node looks for connections whose request is late; the precision of the two time limits. */
 const lateCheckIntervalMs = 1_000;
-/** Data frames of one message from the client, and pieces of it that wait: messages are small and ignored. */
-const clientFragmentsMax = 64;
+/** Data frames of one message from the client, and pieces of it that wait. Those of a live log are small and ignored. */
+const piecesMax = { 'live-log': 64, console: 1_024 } as const;
 
 /** With an option of the installed ws that its published types do not know yet. */
 type ServerOptions = NonNullable<expressWs.Options['wsOptions']> & { readonly closeTimeout: number };
@@ -105,8 +110,9 @@ export function createServer(options: MasterServerOptions): MasterServer {
     sockets,
     isBusy: (socket) => (answering.get(socket) ?? 0) > 0,
   });
-  addWebSockets({ app, server, gate, limits, options });
-  const rest = createRest({ ...options, access, clock, limits, sockets });
+  const runner = createLineRunner(options);
+  addWebSockets({ app, server, gate, limits, runner, options });
+  const rest = createRest({ ...options, access, clock, limits, runner, sockets });
   app.use(rest.router);
 
   let draining: Promise<void> | undefined;
@@ -162,24 +168,30 @@ function createListener(app: express.Application, limits: Limits, options: Maste
   return server;
 }
 
-/** The WebSocket route. It stands before every other handler, because express-ws sends an accepted upgrade through the whole application. */
+/** The WebSocket routes. They stand before every other handler, because express-ws sends an accepted upgrade through the whole application. */
 function addWebSockets(parts: {
   app: express.Application;
   server: Server;
   gate: UpgradeGate;
   limits: Limits;
+  runner: LineRunner;
   options: MasterServerOptions;
 }): void {
-  const { gate, limits, options, server } = parts;
+  const { gate, limits, runner, server } = parts;
+  const { log, metrics } = parts.options;
   const wsOptions: ServerOptions = {
-    verifyClient: gate.verifyClient,
+    verifyClient: (info, accept) => {
+      gate.verifyClient(info, (isAccepted) => {
+        // ws reads its options while it is called back, in the same turn, and each socket keeps what it was given.
+        Object.assign(webSockets.getWss().options, clientFrameLimits(limits, gate.kindOf(info.req)));
+        accept(isAccepted);
+      });
+    },
     handleProtocols: gate.handleProtocols,
     clientTracking: false,
     perMessageDeflate: false,
     skipUTF8Validation: false,
-    maxPayload: limits.clientFrameBytesMax,
-    maxFragments: clientFragmentsMax,
-    maxBufferedChunks: clientFragmentsMax,
+    ...clientFrameLimits(limits, undefined),
     // sockets.ts ends a close that takes too long, and knows which ones may; this is only the last resort behind it.
     closeTimeout: 2 * limits.stalledTimeoutMs,
   };
@@ -188,9 +200,22 @@ function addWebSockets(parts: {
   webSockets.app.ws(liveRoute, (ws, request) => {
     const accepted = gate.take(request);
     // Cannot happen: no upgrade gets here that the gate has not accepted.
-    if (accepted === undefined) ws.terminate();
-    else void serveLive(ws, request.socket, accepted, { limits, log: options.log, metrics: options.metrics });
+    if (accepted?.kind !== 'live-log') ws.terminate();
+    else void serveLive(ws, request.socket, accepted, { limits, log, metrics });
   });
+  webSockets.app.ws(consoleRoute, (ws, request) => {
+    const accepted = gate.take(request);
+    if (accepted?.kind !== 'console') ws.terminate();
+    else void serveConsole(ws, request.socket, accepted, { runner, limits, log, metrics });
+  });
+}
+
+function clientFrameLimits(limits: Limits, kind: Accepted['kind'] = 'live-log'): Partial<ServerOptions> {
+  return {
+    maxPayload: kind === 'console' ? limits.consoleFrameBytesMax : limits.clientFrameBytesMax,
+    maxFragments: piecesMax[kind],
+    maxBufferedChunks: piecesMax[kind],
+  };
 }
 
 /** TCP connections. The HTTP server knows only those on which a handshake has come to its end. */

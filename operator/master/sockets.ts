@@ -27,9 +27,10 @@ export interface ClientSocket {
 export const openState = 1;
 
 export interface SlotOwner {
-  readonly kind: 'live-log';
+  readonly kind: 'live-log' | 'console';
   readonly key: Grant;
-  readonly instanceUid: string;
+  /** Undefined for a console, which is of no Instance. */
+  readonly instanceUid: string | undefined;
   /** Lines that the client has not taken yet; for metrics. */
   behindLines(): number;
 }
@@ -43,7 +44,7 @@ export interface Slot {
   release(): void;
 }
 
-export type CloseCause = 'stopped' | 'fault' | 'revoked' | 'draining' | 'unresponsive';
+export type CloseCause = 'stopped' | 'exit' | 'fault' | 'revoked' | 'draining' | 'unresponsive';
 
 export interface SocketRegistry {
   /** A slot, or why there is none (503). */
@@ -140,7 +141,7 @@ class Registry implements SocketRegistry {
     const entry: Entry = { owner, ws: undefined, tcp: undefined, liveness: undefined, endAtMs: undefined };
     this.#entries.add(entry);
     this.#perKey.add(owner.key.name);
-    this.#perInstance.add(owner.instanceUid);
+    if (owner.instanceUid !== undefined) this.#perInstance.add(owner.instanceUid);
     if (this.#cancelTick === undefined) this.#arm();
     return {
       attach: (ws, tcp) => {
@@ -176,7 +177,8 @@ class Registry implements SocketRegistry {
     if (this.#perKey.get(owner.key.name) >= limits.socketsPerKeyMax) {
       return unavailable('Too many sockets with this token', retryAfterSeconds);
     }
-    if (this.#perInstance.get(owner.instanceUid) >= limits.socketsPerInstanceMax) {
+    const onInstance = owner.instanceUid === undefined ? 0 : this.#perInstance.get(owner.instanceUid);
+    if (onInstance >= limits.socketsPerInstanceMax) {
       return unavailable('Too many sockets for this instance', retryAfterSeconds);
     }
     return undefined;
@@ -203,7 +205,7 @@ class Registry implements SocketRegistry {
   #release(entry: Entry): void {
     if (!this.#entries.delete(entry)) return;
     this.#perKey.remove(entry.owner.key.name);
-    this.#perInstance.remove(entry.owner.instanceUid);
+    if (entry.owner.instanceUid !== undefined) this.#perInstance.remove(entry.owner.instanceUid);
     if (entry.ws !== undefined) this.#options.metrics.socketsOpen.dec({ kind: entry.owner.kind });
     if (this.#entries.size > 0) return;
     this.#cancelTick?.();

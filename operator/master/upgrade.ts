@@ -17,6 +17,8 @@ import type { Hub, Subscription } from '../logs/subscription.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Access, Client } from './access.ts';
 import { readToken, realProtocols } from './auth.ts';
+import { commandRight } from './commandline.ts';
+import { chooseConsoleProtocol, consoleRoute } from './console-messages.ts';
 import type { Format } from './frames.ts';
 import {
   chooseProtocol,
@@ -26,6 +28,7 @@ import {
   malformedId,
   offeredProtocols,
   readLiveQuery,
+  splitUrl,
 } from './live-request.ts';
 import type { LiveQuery } from './live-request.ts';
 import type { InstanceDirectory } from './ports.ts';
@@ -34,12 +37,24 @@ import { badRequest, instanceNotFound, refusalOf, sendRefusal, unauthorized } fr
 import type { Right } from './reviews.ts';
 import type { Slot, SocketRegistry } from './sockets.ts';
 
-/** An upgrade that will be answered with 101. Its slot and subscription are given back when the connection closes. */
-export interface Accepted {
+/** An upgrade that will be answered with 101. All that is held for it is given back when the connection closes. */
+export type Accepted = AcceptedLog | AcceptedConsole;
+
+export interface AcceptedLog extends Held {
+  readonly kind: 'live-log';
   readonly instanceUid: string;
-  readonly protocol: string | undefined;
   readonly format: Format;
   readonly subscription: Subscription;
+}
+
+export interface AcceptedConsole extends Held {
+  readonly kind: 'console';
+  /** As `Access` gives it. */
+  readonly clientName: string;
+}
+
+interface Held {
+  readonly protocol: string | undefined;
   readonly slot: Slot;
   /** Gives back all that is held for it. */
   readonly release: () => void;
@@ -52,12 +67,16 @@ export interface UpgradeGate {
   readonly handleProtocols: (offered: Set<string>, request: IncomingMessage) => string | false;
   /** For the `wsClientError` event of ws. */
   readonly refuseHandshake: (error: Error, socket: Socket, request: IncomingMessage) => void;
+  /** What this request was accepted as; for ws, which has to know how large its frames may be before it calls anybody. */
+  kindOf(request: IncomingMessage): Accepted['kind'] | undefined;
   /** What was accepted for this request, once. */
   take(request: IncomingMessage): Accepted | undefined;
 }
 
 export interface UpgradeGateOptions {
   readonly hub: Hub;
+  /** The release namespace: who may make ConsoleCommands there may open a console. */
+  readonly releaseNamespace: string;
   readonly directory: InstanceDirectory;
   readonly access: Access;
   readonly sockets: SocketRegistry;
@@ -106,6 +125,7 @@ export function createUpgradeGate(options: UpgradeGateOptions): UpgradeGate {
         refuse(socket, 'status' in outcome ? outcome : badRequest(error.message));
       });
     },
+    kindOf: (request) => accepted.get(request)?.kind,
     take(request) {
       const found = accepted.get(request);
       accepted.delete(request);
@@ -138,7 +158,8 @@ async function identify({ access }: UpgradeGateOptions, request: IncomingMessage
 }
 
 function routeFault(request: IncomingMessage): Refusal | undefined {
-  return liveIdOf(request.url ?? '') === undefined ? { status: 404, error: 'Not found' } : undefined;
+  const url = request.url ?? '';
+  return liveIdOf(url) === undefined && !isConsole(url) ? { status: 404, error: 'Not found' } : undefined;
 }
 
 /** Faults that ws does not look for, and two of its own that deserve a better answer than 400. */
@@ -169,6 +190,7 @@ async function admit(
   client: Client,
 ): Promise<Accepted | Refusal> {
   const url = request.url ?? '';
+  if (isConsole(url)) return admitToConsole(options, request, client);
   const id = liveIdOf(url) ?? '';
   if (!isInstanceId(id)) return malformedId;
   const query = readLiveQuery(url);
@@ -182,13 +204,41 @@ async function admit(
   const reserved = reserve(options, { client, right, instanceUid: instance.uid, query });
   if ('status' in reserved) return reserved;
   const protocol = chooseProtocol(realProtocols(offeredProtocols(request)));
-  return { instanceUid: instance.uid, protocol, format: formatOf(protocol, query), ...reserved };
+  const format = formatOf(protocol, query);
+  return { kind: 'live-log', instanceUid: instance.uid, protocol, format, ...reserved };
+}
+
+function isConsole(url: string): boolean {
+  return splitUrl(url).path === consoleRoute;
+}
+
+async function admitToConsole(
+  { releaseNamespace, sockets }: UpgradeGateOptions,
+  request: IncomingMessage,
+  client: Client,
+): Promise<AcceptedConsole | Refusal> {
+  if (splitUrl(request.url ?? '').query !== '') return badRequest('Unknown query parameter: a console takes none');
+  const right = commandRight(releaseNamespace);
+  const refusal = await client.refusalFor(right);
+  if (refusal !== undefined) return refusal;
+  const { grant, end } = client.hold(right);
+  const slot = sockets.reserve({ kind: 'console', key: grant, instanceUid: undefined, behindLines: () => 0 });
+  if ('status' in slot) {
+    end();
+    return slot;
+  }
+  const release = (): void => {
+    slot.release();
+    end();
+  };
+  const protocol = chooseConsoleProtocol(realProtocols(offeredProtocols(request)));
+  return { kind: 'console', clientName: client.name, protocol, slot, release };
 }
 
 function reserve(
   options: UpgradeGateOptions,
   asked: { client: Client; right: Right; instanceUid: string; query: LiveQuery },
-): Pick<Accepted, 'slot' | 'subscription' | 'release'> | Refusal {
+): Pick<AcceptedLog, 'slot' | 'subscription' | 'release'> | Refusal {
   const { client, right, instanceUid, query } = asked;
   const { grant, end } = client.hold(right);
   let subscription: Subscription | undefined;

@@ -165,6 +165,8 @@ export interface RemoveOptions {
   gracePeriodSeconds?: number;
   /** Only this incarnation: a newer object under the same name stays. */
   uid?: string;
+  /** Only this version: an object that was changed since stays, and the call fails with `Conflict`. */
+  resourceVersion?: string;
   signal?: AbortSignal;
 }
 

@@ -100,13 +100,17 @@ export class RestClient implements Client {
   }
 
   async remove(resource: Resource<KubernetesObject>, ref: ObjectRef, options: RemoveOptions = {}): Promise<void> {
-    const { gracePeriodSeconds, uid, signal } = options;
+    const { gracePeriodSeconds, uid, resourceVersion, signal } = options;
+    const preconditions = {
+      ...(uid === undefined ? {} : { uid }),
+      ...(resourceVersion === undefined ? {} : { resourceVersion }),
+    };
     const body = JSON.stringify({
       apiVersion: 'v1',
       kind: 'DeleteOptions',
       propagationPolicy: 'Background',
       ...(gracePeriodSeconds === undefined ? {} : { gracePeriodSeconds }),
-      ...(uid === undefined ? {} : { preconditions: { uid } }),
+      ...(Object.keys(preconditions).length === 0 ? {} : { preconditions }),
     });
     const path = objectPath(resource, ref);
     try {

@@ -219,7 +219,11 @@ export class FakeClient implements Client {
     await arrive(options.signal);
     const stored = this.#store.read(resource, keyOf(ref));
     if (stored === undefined) return;
-    checkPreconditions(stored.object, options.uid === undefined ? {} : { uid: options.uid });
+    const { uid, resourceVersion } = options;
+    checkPreconditions(stored.object, {
+      ...(uid === undefined ? {} : { uid }),
+      ...(resourceVersion === undefined ? {} : { resourceVersion }),
+    });
     this.writes.push({ verb: 'remove', kind: resource.kind, key: keyOf(ref) });
     const graceSeconds = graceOf(resource, stored.object, options.gracePeriodSeconds);
     if (graceSeconds === 0 && (stored.object.metadata.finalizers ?? []).length === 0) {

@@ -27,6 +27,8 @@ export const testToken = 'all-token';
 export const publicToken = 'public-token';
 /** The instance that every test Master knows. */
 export const testId = 'a1b2c3';
+/** The release namespace of every test Master. */
+export const testNamespace = 'ringmaster-system';
 export const testUid = 'uid-a1b2c3';
 
 export interface TestMaster extends AsyncDisposable {
@@ -49,8 +51,9 @@ export interface TestMasterOptions {
   readonly timers?: FakeTimers;
   readonly tails?: LogTail;
   readonly typist?: Typist;
-  readonly reviews?: Reviews;
+  /** Every command succeeds without output if absent. */
   readonly dispatcher?: Dispatcher;
+  readonly reviews?: Reviews;
   readonly configurations?: Cached<InstanceConfiguration>;
   readonly templates?: Cached<TemplateMap>;
   readonly nodes?: Cached<ClusterNode>;
@@ -68,13 +71,14 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
   const metrics = createMetrics();
   const instances = new Map([[testId, instanceInfo(testId)]]);
   const listeners = new Set<() => void>();
-  const { dispatcher, configurations, templates, nodes } = options;
+  const { configurations, templates, nodes } = options;
   const server = createServer({
     port: 0,
     host: '127.0.0.1',
     hub,
     directory: directoryOver(instances, listeners),
     tails: options.tails ?? { tail: () => Promise.resolve({ lines: [], nextCursor: 'start' }) },
+    dispatcher: options.dispatcher ?? { run: () => Promise.resolve({ exitCode: 0, isTruncated: false }) },
     typist: options.typist ?? { type: () => Promise.resolve() },
     keys,
     reviews: options.reviews,
@@ -82,8 +86,8 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
     log: createSilentLogger(),
     clusterName: 'test',
     nodeId: 'master-0',
-    releaseNamespace: 'ringmaster-system',
-    ...{ dispatcher, configurations, templates, nodes },
+    releaseNamespace: testNamespace,
+    ...{ configurations, templates, nodes },
     isSynced: () => master.isSynced,
     clock,
     limits: { drainGraceMs: graceMs, ...options.limits },

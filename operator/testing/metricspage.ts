@@ -16,6 +16,11 @@ const sections: readonly Section[] = [
     text: 'Of one replica. Frames written are lines and events together; a line above 1 MiB counts once and goes in several frames.',
     prefixes: ['master', 'http'],
   },
+  {
+    title: 'Master: console',
+    text: 'Of one replica: command lines from consoles and from `POST /api/commands/execute`.',
+    prefixes: ['console'],
+  },
   { title: 'Master: log hub', text: 'Of one replica.', prefixes: ['hub'] },
   { title: 'Master: TLS', text: 'Where the Master serves TLS itself (`master.tls.secretName`).', prefixes: ['tls'] },
   { title: 'Operator', text: '', prefixes: ['controller', 'workqueue', 'leader'] },

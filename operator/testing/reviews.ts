@@ -5,7 +5,7 @@ import type { ReviewedUser, Reviews, Right } from '../master/reviews.ts';
 export interface FakeReviews extends Reviews {
   /** Usernames by token. */
   readonly tokens: Map<string, string>;
-  /** `USERNAME VERB SUBRESOURCE NAMESPACE NAME`. */
+  /** `USERNAME VERB SUBRESOURCE NAMESPACE NAME RESOURCE`, without the last two where it is about `instances`. */
   readonly rights: Set<string>;
   /** `token TOKEN` and `access USERNAME …`, in order. */
   readonly asked: string[];

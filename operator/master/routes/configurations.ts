@@ -17,7 +17,7 @@ import { untilSettled } from './settled.ts';
 
 export interface ConfigurationRoutesOptions {
   readonly configurations?: Cached<InstanceConfiguration> | undefined;
-  readonly dispatcher?: Dispatcher | undefined;
+  readonly dispatcher: Dispatcher;
   /** Where a configuration is made when nothing else is said. */
   readonly releaseNamespace: string;
   readonly limits: Limits;
@@ -33,7 +33,7 @@ interface Named {
   readonly cache: Cached<InstanceConfiguration>;
 }
 
-/** A line has at most 65536 characters; JSON may spell each of them with several. */
+/** A line has at most 65536 bytes; JSON may spell each of them with several. */
 const bodyBytesMax = 262_144;
 const resource = 'instanceconfigurations';
 const example = '{"template":{"spec":{"image":"…"}}}';

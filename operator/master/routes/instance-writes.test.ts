@@ -125,22 +125,6 @@ test('instances: a command that cannot be given to the cluster is the status of 
   assert.deepEqual([answer.status, answer.json], [503, { error: fault.message }]);
 });
 
-test('instances: without a way to the operator every write is a 503 that says so', async () => {
-  await using master = await startMaster();
-  const writes: [method: string, path: string, body?: unknown][] = [
-    ['POST', '/api/instances', lobby],
-    ['DELETE', `/api/instances/${testId}`],
-    ['PATCH', `/api/instances/${testId}/lifecycle?target=stop`],
-    ['PUT', `/api/instances/${testId}/state`, { state: 'ONLINE' }],
-  ];
-  for (const [method, path, body] of writes) {
-    const answer = await callMaster(master, path, { method, body });
-    assert.equal(answer.status, 503, path);
-    assert.match(answer.text, /Nothing can be changed through this Master/);
-    assert.ok(answer.headers.has('retry-after'));
-  }
-});
-
 test('instances: DELETE, lifecycle and state are their commands and answers', async () => {
   const dispatcher = createFakeDispatcher();
   const timers = createFakeTimers();

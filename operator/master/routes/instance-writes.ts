@@ -19,8 +19,7 @@ export interface InstanceWriteOptions {
   readonly directory: InstanceDirectory;
   readonly limits: Limits;
   readonly clock: Timers;
-  /** Absent: nothing can be changed. */
-  readonly dispatcher?: Dispatcher | undefined;
+  readonly dispatcher: Dispatcher;
   readonly configurations?: Cached<InstanceConfiguration> | undefined;
 }
 

@@ -7,7 +7,7 @@ import { liveRoute, readInteger, readParameters } from '../live-request.ts';
 import type { InstanceDirectory, Limits, LogTail, TailResult, Timers } from '../ports.ts';
 import type { Refusal } from '../refusal.ts';
 import { badRequest } from '../refusal.ts';
-import { addRoute, findInstance, refusalFor, refuse } from './route.ts';
+import { addRoute, askForUpgrade, findInstance, refusalFor, refuse } from './route.ts';
 import type { InstanceWriteOptions } from './instance-writes.ts';
 import { createInstanceWrites } from './instance-writes.ts';
 
@@ -67,12 +67,7 @@ export function addInstanceRoutes(router: Router, options: InstanceRoutesOptions
     { path: '/api/instances/:id/execute', name: 'instance-execute' },
     { POST: createExecute({ ...options, find, refuse }) },
   );
-  addRoute(router, { path: liveRoute, name: 'live-log' }, { GET: refusePlain });
-}
-
-function refusePlain(_request: Request, response: Response): void {
-  response.set({ Upgrade: 'websocket', 'Sec-WebSocket-Version': '13' });
-  refuse(response, { status: 426, error: 'This is a WebSocket: ask for an upgrade' });
+  addRoute(router, { path: liveRoute, name: 'live-log' }, { GET: askForUpgrade });
 }
 
 async function answerLogs(options: InstanceRoutesOptions, request: Request, response: Response): Promise<void> {

@@ -43,6 +43,12 @@ export function refuse(response: Response, refusal: Refusal): void {
     .json({ error: refusal.error });
 }
 
+/** What a WebSocket says to a plain request. */
+export function askForUpgrade(_request: Request, response: Response): void {
+  response.set({ Upgrade: 'websocket', 'Sec-WebSocket-Version': '13' });
+  refuse(response, { status: 426, error: 'This is a WebSocket: ask for an upgrade' });
+}
+
 /** Set for everything behind a guard that asks for a token. */
 export function clientOf(response: Response): Client | undefined {
   return response.locals['client'] as Client | undefined;

@@ -1,0 +1,217 @@
+/**
+ * Console commands through the operator's loop, beside the same round trip without it, in the same run: `instance list` with 100 Instances, over one
+ * session (latency, then throughput) and over 50. Peers: `kubectl create` and `kubectl wait` of an equal ConsoleCommand, and a bare create and
+ * watch of an object by the client of ours, with nobody in between: what the API server alone takes.
+ *
+ * Goals: p50 at most 2.5 x the bare round trip; 50 sessions at least 100 commands per second.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import WebSocket from 'ws';
+import { createSilentLogger } from '../../operator/log.ts';
+import type { Client, KubernetesObject, Resource } from '../../operator/runtime/client.ts';
+import { connect } from '../../operator/runtime/http.ts';
+import type { Bench } from '../bench.ts';
+import { releaseNamespace } from '../release.ts';
+import type { Percentiles } from './readers/readers.ts';
+import { goal, percentiles } from './readers/readers.ts';
+
+const instances = 100;
+const warmUps = 50;
+const samplesPerRound = 334;
+const kubectlSamples = 30;
+const sessions = 50;
+const throughputMs = 10_000;
+/** Rounds in turn, so that what the machine does meanwhile hits all alike. */
+const rounds = 3;
+const line = 'instance list';
+
+const configMaps: Resource<KubernetesObject> = {
+  apiVersion: 'v1',
+  kind: 'ConfigMap',
+  plural: 'configmaps',
+  namespaced: true,
+};
+
+export async function run(bench: Bench): Promise<void> {
+  await bench.progress.step(`Making ${instances} Instances`, () => makeInstances(bench));
+  const { client } = connect({ kubeconfigPath: bench.cluster.kubeconfig, log: createSilentLogger() });
+  const own: number[] = [];
+  const bare: number[] = [];
+  for (let round = 1; round <= rounds; round += 1) {
+    await bench.progress.step(`Round trips, round ${round} of ${rounds}`, async () => {
+      bare.push(...(await bareTrips(client, samplesPerRound)));
+      own.push(...(await consoleTrips(bench, samplesPerRound)));
+    });
+  }
+  const kubectl = await bench.progress.step('kubectl create and wait', () => kubectlTrips(bench));
+  const one = await bench.progress.step('Commands per second over 1 session', () => rateOf(bench, 1));
+  const many = await bench.progress.step(`Commands per second over ${sessions} sessions`, () =>
+    rateOf(bench, sessions),
+  );
+  const [console, direct, tool] = [percentiles(own), percentiles(bare), percentiles(kubectl)];
+  const lines = [
+    `\nconsole: "${line}" with ${instances} Instances; command to end in ms`,
+    row('console session', console),
+    row('bare create + watch', direct),
+    row('kubectl create + wait', tool),
+    `  ratio to the bare round trip: p50 ${(console.p50 / direct.p50).toFixed(2)}, p99 ${(console.p99 / direct.p99).toFixed(2)}`,
+    `  ratio of kubectl to the console: p50 ${(tool.p50 / console.p50).toFixed(2)}`,
+    `commands per second: 1 session ${one.toFixed(0)}, ${sessions} sessions ${many.toFixed(0)} (ratio ${(many / one).toFixed(2)})`,
+    goal('p50, ratio to the bare create + watch', console.p50 / direct.p50, { most: 2.5, unit: 'x' }),
+    goal(`commands per second over ${sessions} sessions`, many, { least: 100, unit: '/s' }),
+  ];
+  process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+function row(name: string, { p50, p90, p99, max }: Percentiles): string {
+  return `  ${name.padEnd(22)}p50 ${p50.toFixed(2)}   p90 ${p90.toFixed(2)}   p99 ${p99.toFixed(2)}   max ${max.toFixed(2)}`;
+}
+
+/** Stopped ones: a hundred rows for the list, and no pods that take the machine from what is measured. */
+async function makeInstances(bench: Bench): Promise<void> {
+  const items = Array.from({ length: instances }, (_, index) => ({
+    apiVersion: 'ringmaster.dev/v1alpha1',
+    kind: 'Instance',
+    metadata: { name: `listed-${index}`, namespace: 'default' },
+    spec: { image: bench.nodeImage, desiredState: 'Stopped' },
+  }));
+  await bench.cluster.kubectl(['apply', '-f', '-'], {
+    input: JSON.stringify({ apiVersion: 'v1', kind: 'List', items }),
+  });
+  for (;;) {
+    const ids = await bench.cluster.kubectl(['get', 'instances', '-o', 'jsonpath={.items[*].status.id}']);
+    if (ids.split(' ').filter((id) => id !== '').length >= instances) return;
+    await sleep(200);
+  }
+}
+
+/** A session of the JSON protocol, which says when a command has ended. */
+class Session {
+  readonly #ws: WebSocket;
+  #count = 0;
+  #lines = 0;
+  #onDone: ((exitCode: number) => void) | undefined;
+
+  constructor({ token, url }: Bench) {
+    this.#ws = new WebSocket(`${url.replace('http', 'ws')}/api/console`, ['ringmaster.console.v1+json'], {
+      headers: { authorization: `Bearer ${token}` },
+    });
+    this.#ws.on('message', (data: Buffer) => {
+      const { type, exitCode } = JSON.parse(data.toString('utf8')) as { type: string; exitCode?: number };
+      if (type === 'output') this.#lines += 1;
+      else this.#onDone?.(exitCode ?? -1);
+    });
+  }
+
+  async open(): Promise<this> {
+    await new Promise((resolve, reject) => {
+      this.#ws.once('open', resolve);
+      this.#ws.once('error', reject);
+    });
+    return this;
+  }
+
+  /** Resolves when the command has ended; rejects unless it gave the whole list. */
+  async command(): Promise<void> {
+    this.#count += 1;
+    this.#lines = 0;
+    const exitCode = await new Promise<number>((resolve) => {
+      this.#onDone = resolve;
+      this.#ws.send(JSON.stringify({ id: String(this.#count), line }));
+    });
+    if (exitCode !== 0 || this.#lines !== instances + 1) {
+      throw new Error(`"${line}" ended with ${exitCode} after ${this.#lines} lines`);
+    }
+  }
+
+  close(): void {
+    this.#ws.terminate();
+  }
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const startedAtMs = performance.now();
+  await work();
+  return performance.now() - startedAtMs;
+}
+
+async function consoleTrips(bench: Bench, count: number): Promise<number[]> {
+  const session = await new Session(bench).open();
+  const times: number[] = [];
+  for (let index = 0; index < warmUps + count; index += 1) times.push(await timed(() => session.command()));
+  session.close();
+  return times.slice(warmUps);
+}
+
+/** Creates an object and waits until a watch shows it; deleted beside what is timed. */
+async function bareTrips(client: Client, count: number): Promise<number[]> {
+  const stop = new AbortController();
+  const labels = { bench: 'console' };
+  const arrivals = new Map<string, () => void>();
+  const scope = { namespace: 'default', labelSelector: 'bench=console' };
+  const { metadata } = await client.list(configMaps, scope);
+  const watch = { ...scope, resourceVersion: metadata.resourceVersion, timeoutSeconds: 600, idleTimeoutMs: 600_000 };
+  const watching = (async () => {
+    for await (const event of client.watch(configMaps, { ...watch, signal: stop.signal })) {
+      if (event.type === 'ADDED') arrivals.get(event.object.metadata.name)?.();
+    }
+  })();
+  const times: number[] = [];
+  for (let index = 0; index < warmUps + count; index += 1) {
+    const name = `bench-${Date.now().toString(36)}-${index}`;
+    const ref = { name, namespace: 'default' };
+    times.push(
+      await timed(async () => {
+        const arrived = new Promise<void>((resolve) => arrivals.set(name, resolve));
+        await client.create(configMaps, { metadata: { ...ref, labels } });
+        await arrived;
+      }),
+    );
+    arrivals.delete(name);
+    await client.remove(configMaps, ref);
+  }
+  stop.abort();
+  await watching;
+  return times.slice(warmUps);
+}
+
+/** As a script would do it without the Master. */
+async function kubectlTrips({ cluster }: Bench): Promise<number[]> {
+  const times: number[] = [];
+  for (let index = 0; index < kubectlSamples; index += 1) {
+    const name = `bench-${index}`;
+    const manifest = {
+      apiVersion: 'ringmaster.dev/v1alpha1',
+      kind: 'ConsoleCommand',
+      metadata: { name, namespace: releaseNamespace },
+      spec: { line },
+    };
+    times.push(
+      await timed(async () => {
+        await cluster.kubectl(['create', '-f', '-'], { input: JSON.stringify(manifest) });
+        const wait = ['--for=jsonpath={.status.phase}=Succeeded', '--timeout=30s'];
+        await cluster.kubectl(['wait', `consolecommand/${name}`, '-n', releaseNamespace, ...wait]);
+      }),
+    );
+  }
+  return times;
+}
+
+/** Each session gives its next command when the one before has ended. */
+async function rateOf(bench: Bench, count: number): Promise<number> {
+  const open = await Promise.all(Array.from({ length: count }, () => new Session(bench).open()));
+  await Promise.all(open.map((session) => session.command()));
+  let done = 0;
+  const startedAtMs = performance.now();
+  await Promise.all(
+    open.map(async (session) => {
+      while (performance.now() - startedAtMs < throughputMs) {
+        await session.command();
+        done += 1;
+      }
+    }),
+  );
+  const seconds = (performance.now() - startedAtMs) / 1_000;
+  for (const session of open) session.close();
+  return done / seconds;
+}

@@ -1,0 +1,279 @@
+/** The console on a real cluster: PROTOCOL.md section 9, with the real wscat, by HTTP, and as a dashboard would use it. */
+import assert from 'node:assert/strict';
+import type { ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { after, before, test } from 'node:test';
+import WebSocket from 'ws';
+import { applyInstance, call, createKey, enterWorld, eventually, masters, shellProgram } from './live-harness.ts';
+import type { World } from './live-harness.ts';
+import { releaseNamespace } from './release.ts';
+
+let world: World;
+let id: string;
+let nodeName: string;
+
+before(async () => {
+  world = await enterWorld();
+  id = await applyInstance(world, 'lobby', {
+    ...shellProgram('while read line; do echo "got $line"; done; exec sleep 1000'),
+    ports: [{ name: 'game', port: 25565 }],
+  });
+  await world.kubectl(['wait', '--for=condition=Ready', 'instance/lobby', '--timeout=60s']);
+  nodeName = await world.kubectl(['get', 'instance', 'lobby', '-o', 'jsonpath={.status.nodeName}']);
+});
+
+after(() => world.leave());
+
+const unknown = 'Unknown command: nonsense. Type "help" for a list of commands.';
+
+/** An open console that keeps what it gets. */
+class Console {
+  readonly frames: string[] = [];
+  readonly ws: WebSocket;
+  close: { code: number; reason: string; atMs: number } | undefined;
+
+  constructor(options: { url?: string; token?: string; protocols?: string[] } = {}) {
+    const { url = world.url, token = world.token, protocols = [] } = options;
+    this.ws = new WebSocket(`${url.replace(/^http/, 'ws')}/api/console`, protocols, {
+      headers: { authorization: `Bearer ${token}` },
+    });
+    world.cleanups.push(() => {
+      this.ws.terminate();
+    });
+    this.ws.on('message', (data: Buffer) => this.frames.push(data.toString('utf8')));
+    this.ws.on('close', (code, reason) => {
+      this.close = { code, reason: reason.toString('utf8'), atMs: performance.now() };
+    });
+  }
+
+  async open(): Promise<this> {
+    await once(this.ws, 'open');
+    return this;
+  }
+
+  async until(what: string, check: (frames: readonly string[]) => boolean): Promise<void> {
+    await eventually(what, () => {
+      assert.ok(this.close === undefined, `closed with ${JSON.stringify(this.close)} before ${what}`);
+      return Promise.resolve(check(this.frames));
+    });
+  }
+
+  async closed(): Promise<{ code: number; reason: string; atMs: number }> {
+    await eventually('the console to close', () => Promise.resolve(this.close !== undefined));
+    assert.ok(this.close !== undefined);
+    return this.close;
+  }
+}
+
+/** The real wscat, typed into. What is typed before it has connected it throws away. */
+class Wscat {
+  stdout = '';
+  stderr = '';
+  readonly child: ChildProcess;
+
+  constructor(token: string) {
+    const program = join(import.meta.dirname, '../node_modules/.bin/wscat');
+    const target = ['--connect', `${world.url.replace('http', 'ws')}/api/console`];
+    this.child = spawn(process.execPath, [program, '--header', `Authorization: Bearer ${token}`, ...target], {
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    world.cleanups.push(() => this.child.kill('SIGKILL'));
+    this.child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.stdout += text));
+    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => (this.stderr += text));
+  }
+
+  type(line: string): void {
+    this.child.stdin?.write(`${line}\n`);
+  }
+
+  async says(text: string | RegExp): Promise<void> {
+    await eventually(`wscat to print ${String(text)}; it printed ${this.stdout} ${this.stderr}`, () =>
+      Promise.resolve(typeof text === 'string' ? this.stdout.includes(text) : text.test(this.stdout)),
+    );
+  }
+}
+
+async function execute(command: string): Promise<{ command: string; output: string; exitCode: number }> {
+  const response = await fetch(`${world.url}/api/commands/execute`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${world.token}` },
+    body: JSON.stringify({ command }),
+  });
+  assert.equal(response.status, 200, command);
+  return (await response.json()) as { command: string; output: string; exitCode: number };
+}
+
+test('console: the dialogue of the protocol with the real wscat', async () => {
+  const wscat = new Wscat(world.token);
+  await eventually('wscat to have connected', () => {
+    wscat.type('instance list');
+    return Promise.resolve(wscat.stdout.includes('Instances ('));
+  });
+  await wscat.says(/Instances \(\d+\):\n/);
+  await wscat.says(`${id} lobby ONLINE ${nodeName} 25565`);
+  wscat.type('help');
+  await wscat.says(/Available commands: instance, config, template, cluster, key/);
+  wscat.type('nonsense');
+  await wscat.says(unknown);
+  wscat.type('exit');
+  const [code] = (await once(wscat.child, 'close')) as [number];
+  assert.equal(code, 0);
+});
+
+test('console: the same by HTTP, and in the plural', async () => {
+  for (const command of ['instance list', 'instances list']) {
+    const list = await execute(command);
+    assert.deepEqual([list.command, list.exitCode], [command, 0]);
+    const [head = '', ...rows] = list.output.split('\n');
+    assert.equal(head, `Instances (${rows.length}):`);
+    assert.ok(rows.includes(`${id} lobby ONLINE ${nodeName} 25565`), list.output);
+  }
+  assert.match((await execute('help')).output, /^Available commands: /);
+  assert.deepEqual(await execute('nonsense'), { command: 'nonsense', output: unknown, exitCode: 2 });
+});
+
+test('console: several commands in one frame run in order', async () => {
+  const client = await new Console().open();
+  client.ws.send('nonsense\ninstance list\n\nhelp');
+  await client.until('the help', (frames) => frames.some((line) => line.startsWith('Available commands: ')));
+  const heads = client.frames.filter((line) => /^(Unknown|Instances|Available)/.test(line));
+  assert.deepEqual(
+    heads.map((line) => line.split(' ')[0]),
+    ['Unknown', 'Instances', 'Available'],
+  );
+});
+
+test('console: a client of the JSON protocol knows what belongs to which command and when it has ended', async () => {
+  const client = await new Console({ protocols: ['ringmaster.console.v1+json'] }).open();
+  client.ws.send(JSON.stringify({ id: 'a', line: 'instance list' }));
+  client.ws.send(JSON.stringify({ id: 'b', line: 'nonsense' }));
+  client.ws.send('no JSON');
+  await client.until('the last end', (frames) => frames.some((frame) => frame.includes('"b","type":"done"')));
+  const objects = client.frames.map((frame) => JSON.parse(frame) as { id?: string; type: string; line?: string });
+  assert.deepEqual(
+    objects.filter(({ type }) => type === 'done'),
+    [
+      { id: 'a', type: 'done', exitCode: 0 },
+      { id: 'b', type: 'done', exitCode: 2 },
+    ],
+  );
+  assert.ok(objects.some(({ id: of, line }) => of === 'a' && line?.startsWith(`${id} lobby`)));
+  assert.equal(objects.filter(({ type }) => type === 'error').length, 1);
+});
+
+test('console: either replica runs commands, and each is kept as a record of who gave it', async () => {
+  for (const { url, name } of await masters(world)) {
+    const client = await new Console({ url }).open();
+    client.ws.send('instance list');
+    await client.until('a list', (frames) => frames.length > 0);
+    const records = JSON.parse(
+      await world.cluster.kubectl([
+        ...['get', 'consolecommands', '-n', releaseNamespace, '-l', `ringmaster.dev/master=${name}`, '-o', 'json'],
+      ]),
+    ) as { items: { spec: { line: string; issuedBy: { kind: string } }; status: { phase: string } }[] };
+    const last = records.items.at(-1);
+    assert.equal(last?.spec.issuedBy.kind, 'ApiKey');
+    assert.ok(records.items.every(({ status }) => status.phase === 'Succeeded' || status.phase === 'Failed'));
+  }
+});
+
+test('console: a deleted key closes its console with 1008 within a second, and no other', async () => {
+  const token = await createKey(world, 'console-revoked');
+  const [lost, kept] = [await new Console({ token }).open(), await new Console().open()];
+  const deletedAtMs = performance.now();
+  await world.cluster.kubectl(['delete', 'apikey', 'console-revoked', '-n', releaseNamespace]);
+  const { code, reason, atMs } = await lost.closed();
+  assert.deepEqual({ code, reason }, { code: 1008, reason: 'token revoked' });
+  assert.ok(atMs - deletedAtMs < 2_000, `${Math.round(atMs - deletedAtMs)} ms, kubectl included`);
+  kept.ws.send('help');
+  await kept.until('the help', (frames) => frames.length > 0);
+});
+
+test('console: PUBLIC keys and strangers are refused before 101', async () => {
+  for (const token of [world.publicToken, 'nobody']) {
+    const ws = new WebSocket(`${world.url.replace(/^http/, 'ws')}/api/console`, {
+      headers: { authorization: `Bearer ${token}` },
+    });
+    const [error] = (await once(ws, 'error')) as [Error];
+    assert.match(error.message, /401/);
+  }
+});
+
+/** Files below the folder that hold the text, compressed ones not looked into. */
+async function filesWith(text: string, folder: string): Promise<string[]> {
+  const child = spawn(
+    'grep',
+    ['--recursive', '--files-with-matches', '--text', '--fixed-strings', '--', text, folder],
+    {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    },
+  );
+  let out = '';
+  child.stdout.setEncoding('utf8').on('data', (data: string) => (out += data));
+  await once(child, 'close');
+  return out.split('\n').filter((file) => file !== '');
+}
+
+/** Every object of every resource that can be listed. */
+async function everyObject(): Promise<string> {
+  const names = await world.cluster.kubectl(['api-resources', '--verbs=list', '-o', 'name']);
+  const kinds = names
+    .split('\n')
+    .filter((name) => name !== '')
+    .join(',');
+  return world.cluster.kubectl(['get', kinds, '--all-namespaces', '--ignore-not-found', '-o', 'json']);
+}
+
+async function everyLog(): Promise<string> {
+  const pods = await world.cluster.kubectl(['get', 'pods', '-n', releaseNamespace, '-o', 'name']);
+  const logs = pods
+    .split('\n')
+    .filter((name) => name !== '')
+    .map((pod) => world.cluster.kubectl(['logs', '-n', releaseNamespace, pod, '--all-containers']));
+  return (await Promise.all(logs)).join('\n');
+}
+
+test('console: key create prints a token that works and that is found nowhere else', async () => {
+  const client = await new Console().open();
+  world.cleanups.push(() =>
+    world.cluster.kubectl([
+      'delete',
+      'apikey',
+      'console-made',
+      'console-called',
+      '-n',
+      releaseNamespace,
+      '--ignore-not-found',
+    ]),
+  );
+  client.ws.send('key create console-made ALL');
+  await client.until('a token', (frames) => frames.some((line) => /: rm_[\w-]{43}$/.test(line)));
+  const called = await execute('key create console-called PUBLIC');
+  const tokenIn = (text: string): string => /: (rm_[\w-]{43})$/m.exec(text)?.[1] ?? '';
+  const [made, other] = [tokenIn(client.frames.join('\n')), tokenIn(called.output)];
+  assert.equal(client.frames.join('\n').split(made).length, 2, 'it is printed once');
+  await eventually('the new key to count', async () => {
+    return (await call(world.url, '/api/instances', { token: made })).status === 200;
+  });
+  await eventually('the PUBLIC key to be one', async () => {
+    return (await call(world.url, '/api/instances', { token: other })).status === 401;
+  });
+  const hash = await world.cluster.kubectl([
+    ...['get', 'apikey', 'console-made', '-n', releaseNamespace, '-o', 'jsonpath={.spec.tokenSHA256}'],
+  ]);
+  const [objects, logs] = [await everyObject(), await everyLog()];
+  const etcd = join(world.cluster.settings.stateDir, 'etcd');
+  // That these places are looked into is shown by what must be there.
+  assert.ok(objects.includes(hash));
+  assert.match(logs, /"command":"key create"/);
+  assert.notDeepEqual(await filesWith(hash, etcd), []);
+  for (const token of [made, other]) {
+    assert.match(token, /^rm_/);
+    assert.ok(!objects.includes(token) && !objects.includes(Buffer.from(token).toString('base64')));
+    assert.ok(!logs.includes(token));
+    assert.deepEqual(await filesWith(token, etcd), []);
+    assert.deepEqual(await filesWith(token, world.cluster.logDir), []);
+  }
+});
