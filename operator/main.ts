@@ -9,6 +9,9 @@ import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
 import { instances } from './api/v1alpha1/instance.ts';
+import type { InstanceConfiguration } from './api/v1alpha1/instanceconfiguration.ts';
+import { instanceConfigurations } from './api/v1alpha1/instanceconfiguration.ts';
+import { createConsoleCaches, runConsole } from './console.ts';
 import { ApiKeyReconciler } from './controllers/apikey/reconcile.ts';
 import type { EventSink } from './controllers/instance/act.ts';
 import { indexedId } from './controllers/instance/gather.ts';
@@ -25,8 +28,9 @@ import { stripAnsi } from './master/ansi.ts';
 import { group, managedBy, managedByLabel } from './names.ts';
 import { observeController, observeQueue } from './observers.ts';
 import { cacheOptions, startProcess } from './process.ts';
+import { createProgramIo } from './programio.ts';
 import { pods, services } from './runtime/client.ts';
-import type { KubernetesObject, Pod, Service } from './runtime/client.ts';
+import type { Client, KubernetesObject, Pod, Service } from './runtime/client.ts';
 import { systemClock } from './runtime/clock.ts';
 import { Controller } from './runtime/controller.ts';
 import type { Reconcile } from './runtime/controller.ts';
@@ -49,9 +53,23 @@ const parts = startProcess({
 });
 const { log, metrics, client, stop } = parts;
 const caches = createCaches();
-const all = [caches.instances, caches.keys, caches.pods, caches.services];
+const consoleCaches = createConsoleCaches(parts, {
+  namespaces: settings.RINGMASTER_WATCH_NAMESPACES,
+  releaseNamespace: settings.RINGMASTER_NAMESPACE,
+});
+const identity = `${settings.POD_NAME}_${randomUUID()}`;
+const all = [
+  caches.instances,
+  caches.configurations,
+  caches.keys,
+  caches.pods,
+  caches.services,
+  consoleCaches.commands,
+];
+/** Commands can do without: where the right to read them is missing, those that need it say so, and all others work. */
+const optional = [consoleCaches.templates, consoleCaches.nodes].filter((cache) => cache !== undefined);
 const watching = new AbortController();
-const running = all.map((informer) => informer.run(watching.signal));
+const running = [...all, ...optional].map((informer) => informer.run(watching.signal));
 const isReady = (): boolean => all.every((informer) => informer.hasSynced);
 await serveHealth({ port: settings.RINGMASTER_HEALTH_PORT, metrics, isReady }, watching.signal);
 
@@ -59,7 +77,7 @@ const elector = new LeaderElector({
   client,
   namespace: settings.RINGMASTER_NAMESPACE,
   name: settings.RINGMASTER_LEASE_NAME,
-  identity: `${settings.POD_NAME}_${randomUUID()}`,
+  identity,
   clock: systemClock,
   random: Math.random,
   log,
@@ -75,6 +93,7 @@ process.exitCode = ended === 'stopped' ? 0 : 1;
 
 interface Caches {
   readonly instances: InformerSet<Instance>;
+  readonly configurations: InformerSet<InstanceConfiguration>;
   readonly keys: InformerSet<ApiKey>;
   readonly pods: InformerSet<Pod>;
   readonly services: InformerSet<Service>;
@@ -94,6 +113,7 @@ function createCaches(): Caches {
   const keyNamespaces = namespaces.length === 0 ? [] : [settings.RINGMASTER_NAMESPACE];
   return {
     instances: new InformerSet({ ...cacheOptions(parts, instances), indexes: byId }, namespaces),
+    configurations: new InformerSet(cacheOptions(parts, instanceConfigurations), namespaces),
     keys: new InformerSet(cacheOptions(parts, apiKeys), keyNamespaces),
     pods: new InformerSet({ ...cacheOptions(parts, pods), scope: ours, indexes: byOwner }, namespaces),
     services: new InformerSet({ ...cacheOptions(parts, services), scope: ours }, namespaces),
@@ -110,13 +130,7 @@ async function lead(leadership: Leadership): Promise<void> {
     reportingController: `${group}/operator`,
     reportingInstance: settings.POD_NAME,
   });
-  const sink: EventSink = {
-    record(regarding, text) {
-      const { type, reason, note } = text;
-      log[type === 'Warning' ? 'warn' : 'info']({ instance: keyOf(regarding.metadata), reason }, note);
-      events.record(regarding, text);
-    },
-  };
+  const sink = createSink(events);
   const stopper = new Stopper({ client: writer, clock: systemClock, log, signal: leadership.signal });
   const shared = { client: writer, clock: systemClock, log };
   const keys = new SidecarKeys({
@@ -161,14 +175,52 @@ async function lead(leadership: Leadership): Promise<void> {
       enqueueOwner(instanceLoop.queue, next ?? previous);
     }),
   ];
+  const consoleDone = leadConsole(leadership, { writer, sink, keys: sidecar === undefined ? undefined : keys });
   // Ends after the loops: what they say last is still written, while the lease is held.
   const eventsStop = new AbortController();
   const eventsDone = events.run(eventsStop.signal);
   await Promise.all([instanceLoop.controller.run(leadership.stopping), keyLoop.controller.run(leadership.stopping)]);
+  await consoleDone;
   for (const undo of unsubscribe) undo();
   await Promise.all([keysDone, patterns.stop()]);
   eventsStop.abort();
   await eventsDone;
+}
+
+/** The commands of the console. */
+async function leadConsole(
+  leadership: Leadership,
+  { writer, sink, keys }: { writer: Client; sink: EventSink; keys: SidecarKeys | undefined },
+): Promise<void> {
+  const io = createProgramIo({
+    ...{ client: writer, instances: caches.instances, metrics, log },
+    masterKey: keys === undefined ? undefined : { read: () => keys.read(leadership.signal) },
+  });
+  const world = {
+    ...{ client: writer, clock: systemClock, random: Math.random, identity, io },
+    ...{ ...caches, ...consoleCaches },
+    releaseNamespace: settings.RINGMASTER_NAMESPACE,
+    defaultImage: settings.RINGMASTER_DEFAULT_IMAGE,
+  };
+  await runConsole(
+    {
+      ...{ world, commands: consoleCaches.commands, events: sink, log, createLoop },
+      workers: settings.RINGMASTER_COMMAND_WORKERS,
+    },
+    leadership.stopping,
+  );
+  io.close();
+}
+
+/** Events that are logged as well. */
+function createSink(events: EventRecorder): EventSink {
+  return {
+    record(regarding, text) {
+      const { type, reason, note } = text;
+      log[type === 'Warning' ? 'warn' : 'info']({ instance: keyOf(regarding.metadata), reason }, note);
+      events.record(regarding, text);
+    },
+  };
 }
 
 function sidecarSettings(): SidecarSettings | undefined {
@@ -187,14 +239,18 @@ function sidecarSettings(): SidecarSettings | undefined {
   };
 }
 
-function createLoop(name: string, reconcile: Reconcile): { queue: WorkQueue; controller: Controller } {
+function createLoop(
+  name: string,
+  reconcile: Reconcile,
+  workers: number = settings.RINGMASTER_WORKERS,
+): { queue: WorkQueue; controller: Controller } {
   const queue = new WorkQueue({ clock: systemClock, random: Math.random, observer: observeQueue(metrics, name) });
   const controller = new Controller({
     name,
     queue,
     reconcile,
     informers: all,
-    workers: settings.RINGMASTER_WORKERS,
+    workers,
     reconcileTimeoutMs,
     clock: systemClock,
     log,
