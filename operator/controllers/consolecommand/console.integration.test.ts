@@ -1,6 +1,8 @@
 /** The operator's side of the console on a real API server: real caches, queues and claims; no kubelet. */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { readFile } from 'node:fs/promises';
+import { before, test } from 'node:test';
+import { parse } from 'yaml';
 import type { ConsoleCommand } from '../../api/v1alpha1/consolecommand.ts';
 import { consoleCommands } from '../../api/v1alpha1/consolecommand.ts';
 import { apiKeys } from '../../api/v1alpha1/apikey.ts';
@@ -22,6 +24,28 @@ import type { ProgramIo } from './world.ts';
 const { client, makeNamespace, connectAgain } = connectToTestServer(process.env);
 const log = createSilentLogger();
 const shared = { clock: systemClock, random: Math.random };
+
+interface Definition extends KubernetesObject {
+  status?: { conditions?: { type: string; status: string }[] };
+}
+const definitions: Resource<Definition> = {
+  apiVersion: 'apiextensions.k8s.io/v1',
+  kind: 'CustomResourceDefinition',
+  plural: 'customresourcedefinitions',
+  namespaced: false,
+};
+
+before(async () => {
+  for (const { plural } of [instances, instanceConfigurations, apiKeys, consoleCommands]) {
+    const text = await readFile(new URL(`../../../crds/${plural}.yaml`, import.meta.url), 'utf8');
+    const definition = parse(text) as Definition;
+    await client.apply(definitions, definition, { fieldManager: 'test', force: true });
+    await eventually(20_000, async () => {
+      const { status } = (await client.get(definitions, { name: definition.metadata.name })) ?? {};
+      assert.ok(status?.conditions?.some(({ type, status: holds }) => type === 'Established' && holds === 'True'));
+    });
+  }
+});
 
 /** An operator that leads until it is stopped; `type` is its way to programs. */
 async function startOperator(
@@ -154,16 +178,19 @@ test('integration: a command whose operator is lost in the middle ends as Interr
 test('integration: commands a second with sixteen workers', async (context) => {
   await using namespace = await makeNamespace();
   const stop = await startOperator(namespace.name, 'one', () => Promise.resolve());
+  const watching = new AbortController();
+  const seen = new InformerSet({ client, resource: consoleCommands, log, ...shared }, [namespace.name]);
+  const running = seen.run(watching.signal);
   try {
     const startedMs = performance.now();
     const names = Array.from({ length: 300 }, (_, index) => `c${index}`);
     await Promise.all(names.map((name) => issue(namespace.name, name, 'instance list')));
-    await eventually(30_000, async () => {
-      const { items } = await client.list(consoleCommands, { namespace: namespace.name });
-      assert.equal(items.filter(({ status }) => status?.phase === 'Succeeded').length, names.length);
+    await eventually(30_000, () => {
+      assert.equal(seen.list().filter(({ status }) => status?.phase === 'Succeeded').length, names.length);
     });
     context.diagnostic(`${Math.round((names.length / (performance.now() - startedMs)) * 1000)} commands/s`);
   } finally {
-    await stop();
+    watching.abort();
+    await Promise.all([running, stop()]);
   }
 });

@@ -3,7 +3,6 @@ import { test } from 'node:test';
 import { consoleCommands } from '../../api/v1alpha1/consolecommand.ts';
 import { instanceSpec, instances } from '../../api/v1alpha1/instance.ts';
 import { ConsoleRig, releaseNamespace } from '../../testing/console.ts';
-import { settle } from '../../testing/clock.ts';
 import { withFaults } from '../../testing/faults.ts';
 import { CommandCleaner } from './clean.ts';
 import { Output } from './output.ts';
@@ -25,7 +24,7 @@ test('CommandReconciler: a command that reads costs one status write and is not 
   assert.deepEqual(rig.writesOf('ConsoleCommand'), ['create', 'applyStatus']);
   const { status } = rig.command(key) ?? {};
   assert.deepEqual(status?.output, ['Instances (1):', 'a1b2c3 lobby ONLINE node-1 25565']);
-  assert.deepEqual([status?.phase, status?.exitCode], ['Succeeded', 0]);
+  assert.deepEqual([status.phase, status.exitCode], ['Succeeded', 0]);
 });
 
 test('CommandReconciler: a command that changes something is claimed first, and runs once however far the cache lags', async () => {
