@@ -1,4 +1,4 @@
-/** The console on a real cluster: PROTOCOL.md section 9, with the real wscat, by HTTP, and as a dashboard would use it. */
+/** The console on a real cluster: PROTOCOL.md section 11, with the real wscat, by HTTP, and as a dashboard would use it. */
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';

@@ -41,6 +41,10 @@ export const operatorEnvironment = z.object({
   RINGMASTER_HEALTH_PORT: port.default(8080),
   /** Instances worked on at the same time. */
   RINGMASTER_WORKERS: z.coerce.number().int().min(1).max(64).default(8),
+  /** Console commands worked on at the same time. */
+  RINGMASTER_COMMAND_WORKERS: z.coerce.number().int().min(1).max(64).default(16),
+  /** Image of configurations that `config create` makes without naming one. */
+  RINGMASTER_DEFAULT_IMAGE: z.string().min(1).max(512).optional(),
   /** Absent: Instances can only have the runtime kubernetes. */
   RINGMASTER_SIDECAR_IMAGE: z.string().min(1).optional(),
   RINGMASTER_SIDECAR_PULL_POLICY: z.enum(['Always', 'IfNotPresent', 'Never']).default('IfNotPresent'),

@@ -11,6 +11,7 @@ import type { Instance } from './api/v1alpha1/instance.ts';
 import { instances } from './api/v1alpha1/instance.ts';
 import type { InstanceConfiguration } from './api/v1alpha1/instanceconfiguration.ts';
 import { instanceConfigurations } from './api/v1alpha1/instanceconfiguration.ts';
+import { createConsoleCaches, runConsole } from './console.ts';
 import { ApiKeyReconciler } from './controllers/apikey/reconcile.ts';
 import { configurationKey } from './controllers/configuration/gather.ts';
 import { ConfigurationReconciler } from './controllers/configuration/reconcile.ts';
@@ -29,8 +30,9 @@ import { stripAnsi } from './master/ansi.ts';
 import { group, managedBy, managedByLabel } from './names.ts';
 import { observeController, observeQueue } from './observers.ts';
 import { cacheOptions, startProcess } from './process.ts';
+import { createProgramIo } from './programio.ts';
 import { pods, services } from './runtime/client.ts';
-import type { KubernetesObject, Pod, Service } from './runtime/client.ts';
+import type { Client, KubernetesObject, Pod, Service } from './runtime/client.ts';
 import { systemClock } from './runtime/clock.ts';
 import { Controller } from './runtime/controller.ts';
 import type { Reconcile } from './runtime/controller.ts';
@@ -53,9 +55,23 @@ const parts = startProcess({
 });
 const { log, metrics, client, stop } = parts;
 const caches = createCaches();
-const all = [caches.instances, caches.configurations, caches.keys, caches.pods, caches.services];
+const consoleCaches = createConsoleCaches(parts, {
+  namespaces: settings.RINGMASTER_WATCH_NAMESPACES,
+  releaseNamespace: settings.RINGMASTER_NAMESPACE,
+});
+const identity = `${settings.POD_NAME}_${randomUUID()}`;
+const all = [
+  caches.instances,
+  caches.configurations,
+  caches.keys,
+  caches.pods,
+  caches.services,
+  consoleCaches.commands,
+];
+/** Commands can do without: where the right to read them is missing, those that need it say so, and all others work. */
+const optional = [consoleCaches.templates, consoleCaches.nodes].filter((cache) => cache !== undefined);
 const watching = new AbortController();
-const running = all.map((informer) => informer.run(watching.signal));
+const running = [...all, ...optional].map((informer) => informer.run(watching.signal));
 const isReady = (): boolean => all.every((informer) => informer.hasSynced);
 await serveHealth({ port: settings.RINGMASTER_HEALTH_PORT, metrics, isReady }, watching.signal);
 
@@ -63,7 +79,7 @@ const elector = new LeaderElector({
   client,
   namespace: settings.RINGMASTER_NAMESPACE,
   name: settings.RINGMASTER_LEASE_NAME,
-  identity: `${settings.POD_NAME}_${randomUUID()}`,
+  identity,
   clock: systemClock,
   random: Math.random,
   log,
@@ -119,13 +135,7 @@ async function lead(leadership: Leadership): Promise<void> {
     reportingController: `${group}/operator`,
     reportingInstance: settings.POD_NAME,
   });
-  const sink: EventSink = {
-    record(regarding, text) {
-      const { type, reason, note } = text;
-      log[type === 'Warning' ? 'warn' : 'info']({ instance: keyOf(regarding.metadata), reason }, note);
-      events.record(regarding, text);
-    },
-  };
+  const sink = createSink(events);
   const stopper = new Stopper({ client: writer, clock: systemClock, log, signal: leadership.signal });
   const shared = { client: writer, clock: systemClock, log };
   const keys = new SidecarKeys({
@@ -170,11 +180,13 @@ async function lead(leadership: Leadership): Promise<void> {
     configurations: configurationLoop.queue,
     keys: keyLoop.queue,
   });
+  const consoleDone = leadConsole(leadership, { writer, sink, keys: sidecar === undefined ? undefined : keys });
   // Ends after the loops: what they say last is still written, while the lease is held.
   const eventsStop = new AbortController();
   const eventsDone = events.run(eventsStop.signal);
   const loops = [instanceLoop, configurationLoop, keyLoop];
   await Promise.all(loops.map(({ controller }) => controller.run(leadership.stopping)));
+  await consoleDone;
   for (const undo of unsubscribe) undo();
   await Promise.all([keysDone, patterns.stop()]);
   eventsStop.abort();
@@ -203,6 +215,42 @@ function subscribe(queues: Readonly<Record<'instances' | 'configurations' | 'key
   ];
 }
 
+/** The commands of the console. */
+async function leadConsole(
+  leadership: Leadership,
+  { writer, sink, keys }: { writer: Client; sink: EventSink; keys: SidecarKeys | undefined },
+): Promise<void> {
+  const io = createProgramIo({
+    ...{ client: writer, instances: caches.instances, metrics, log },
+    masterKey: keys === undefined ? undefined : { read: () => keys.read(leadership.signal) },
+  });
+  const world = {
+    ...{ client: writer, clock: systemClock, random: Math.random, identity, io },
+    ...{ ...caches, ...consoleCaches },
+    releaseNamespace: settings.RINGMASTER_NAMESPACE,
+    defaultImage: settings.RINGMASTER_DEFAULT_IMAGE,
+  };
+  await runConsole(
+    {
+      ...{ world, commands: consoleCaches.commands, events: sink, log, createLoop },
+      workers: settings.RINGMASTER_COMMAND_WORKERS,
+    },
+    leadership.stopping,
+  );
+  io.close();
+}
+
+/** Events that are logged as well. */
+function createSink(events: EventRecorder): EventSink {
+  return {
+    record(regarding, text) {
+      const { type, reason, note } = text;
+      log[type === 'Warning' ? 'warn' : 'info']({ instance: keyOf(regarding.metadata), reason }, note);
+      events.record(regarding, text);
+    },
+  };
+}
+
 function sidecarSettings(): SidecarSettings | undefined {
   const image = settings.RINGMASTER_SIDECAR_IMAGE;
   if (image === undefined) return undefined;
@@ -219,14 +267,18 @@ function sidecarSettings(): SidecarSettings | undefined {
   };
 }
 
-function createLoop(name: string, reconcile: Reconcile): { queue: WorkQueue; controller: Controller } {
+function createLoop(
+  name: string,
+  reconcile: Reconcile,
+  workers: number = settings.RINGMASTER_WORKERS,
+): { queue: WorkQueue; controller: Controller } {
   const queue = new WorkQueue({ clock: systemClock, random: Math.random, observer: observeQueue(metrics, name) });
   const controller = new Controller({
     name,
     queue,
     reconcile,
     informers: all,
-    workers: settings.RINGMASTER_WORKERS,
+    workers,
     reconcileTimeoutMs,
     clock: systemClock,
     log,

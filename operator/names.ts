@@ -39,6 +39,13 @@ export const templateLabel = `${group}/template`;
 /** Name of the Master's pod that issued a ConsoleCommand: each replica watches its own alone. */
 export const masterLabel = `${group}/master`;
 
+/** What an external heartbeat last said of an Instance: its state, and when (milliseconds since 1970). */
+export const reportedStateAnnotation = `${group}/reported-state`;
+export const lastHeartbeatAnnotation = `${group}/last-heartbeat`;
+
+/** Owner of the fields that a console command applies: GitOps tools see that it was not they. */
+export const consoleFieldManager = 'ringmaster-console';
+
 export const managedByLabel = 'app.kubernetes.io/managed-by';
 export const managedBy = 'ringmaster';
 
@@ -106,5 +113,6 @@ export const reasons = [
   'InstancesRemoved',
   'InstancesReleased',
   'StorageCreated',
+  'CommandRun',
 ] as const;
 export type Reason = (typeof reasons)[number];

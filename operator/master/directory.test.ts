@@ -121,3 +121,18 @@ test('Directory: an instance is found by its uid once it has an id, listeners ar
   directory.remove(instance);
   assert.equal(directory.byUid('uid-lobby'), undefined);
 });
+
+test('Directory: the last heartbeat is the newest of what the operator saw and what was reported; rubbish is no heartbeat', () => {
+  const directory = new Directory();
+  const lastTransitionTime = '2026-01-01T00:00:00Z';
+  const conditions = [{ type: 'Ready', status: 'True', reason: 'Ready', message: '', lastTransitionTime } as const];
+  const heartbeatOf = (reported: string): number | null | undefined => {
+    const annotations = { 'ringmaster.dev/last-heartbeat': reported };
+    directory.set(makeInstance({ status: { ...online, conditions }, metadata: { annotations } }));
+    return directory.byId('a1b2c3')?.info.lastHeartbeat;
+  };
+  assert.equal(heartbeatOf('4102444800000'), 4_102_444_800_000);
+  for (const useless of ['1', 'soon', '1e99', '']) {
+    assert.equal(heartbeatOf(useless), Date.parse(lastTransitionTime), useless);
+  }
+});

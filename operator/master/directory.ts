@@ -7,7 +7,7 @@ import type { Instance, InstanceSpec, Runtime } from '../api/v1alpha1/instance.t
 import { parseQuantity } from '../api/v1alpha1/quantity.ts';
 import { noTarget } from '../logs/target.ts';
 import type { LogTarget, TargetWatch } from '../logs/target.ts';
-import { configurationLabel } from '../names.ts';
+import { configurationLabel, lastHeartbeatAnnotation } from '../names.ts';
 import type { InstanceDirectory, InstanceInfo } from './ports.ts';
 
 interface Entry {
@@ -171,9 +171,11 @@ function toInfo(instance: Instance, id: string): InstanceInfo {
   };
 }
 
-/** When the operator last saw it change; null before it has said anything. */
-function lastSignMs(instance: Instance): number | null {
-  const times = (instance.status?.conditions ?? []).map(({ lastTransitionTime }) => Date.parse(lastTransitionTime));
+/** When the operator last saw it change, or a heartbeat from outside was reported, whichever is later; null before either. */
+function lastSignMs({ metadata, status }: Instance): number | null {
+  const times = (status?.conditions ?? []).map(({ lastTransitionTime }) => Date.parse(lastTransitionTime));
+  const reportedMs = Number(metadata.annotations?.[lastHeartbeatAnnotation] ?? Number.NaN);
+  if (Number.isSafeInteger(reportedMs)) times.push(reportedMs);
   return times.length === 0 ? null : Math.max(...times);
 }
 

@@ -85,7 +85,7 @@ function conflicts(base: { object: KubernetesObject; managers: Managers }, wante
       ? []
       : [...wanted]
           .filter(([field, { value }]) => fields.has(field) && !isDeepStrictEqual(present.get(field)?.value, value))
-          .map(([field]) => `conflict with "${other}": ${field}`),
+          .map(([field]) => `conflict with "${other}"${other === updateManager ? ' using v1' : ''}: ${field}`),
   );
 }
 

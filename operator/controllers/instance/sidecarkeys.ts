@@ -60,6 +60,11 @@ export class SidecarKeys {
     }
   }
 
+  /** The master key, for whoever speaks to sidecars. Rejects when it can be neither read nor made now. */
+  async read(signal: AbortSignal): Promise<Buffer> {
+    return Buffer.from(await this.#master(signal));
+  }
+
   async #isThere(signal: AbortSignal): Promise<boolean> {
     const { log, namespace, secretName } = this.#options;
     try {

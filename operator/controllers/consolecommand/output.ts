@@ -1,0 +1,43 @@
+/** What a command prints, up to the bounds of the status. */
+import { outputBytesMax, outputLinesMax } from '../../api/v1alpha1/consolecommand.ts';
+
+export interface OutputLimits {
+  readonly linesMax: number;
+  readonly bytesMax: number;
+}
+
+export class Output {
+  readonly #limits: OutputLimits;
+  readonly #lines: string[] = [];
+  #bytes = 0;
+  #isTruncated = false;
+
+  constructor(limits: OutputLimits = { linesMax: outputLinesMax, bytesMax: outputBytesMax }) {
+    this.#limits = limits;
+  }
+
+  /** Adds the text, a line break in it beginning another line. From the first line on that does not fit, everything is dropped. */
+  print(text: string): void {
+    for (const line of text.split(/\r\n|\r|\n/)) this.#add(line);
+  }
+
+  get lines(): readonly string[] {
+    return this.#lines;
+  }
+
+  get isTruncated(): boolean {
+    return this.#isTruncated;
+  }
+
+  #add(line: string): void {
+    // As the API server gets it: an escape sequence of a terminal is six times its size, and the whole object has a bound.
+    const bytes = Buffer.byteLength(JSON.stringify(line)) + 1;
+    const isFull = this.#lines.length >= this.#limits.linesMax || this.#bytes + bytes > this.#limits.bytesMax;
+    if (this.#isTruncated || isFull) {
+      this.#isTruncated = true;
+      return;
+    }
+    this.#lines.push(line);
+    this.#bytes += bytes;
+  }
+}
