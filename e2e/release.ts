@@ -36,12 +36,17 @@ export async function installRelease(
     chartDir,
     ...where,
     ...wait,
-    ...settings.flatMap((value) => ['--set', value]),
+    ...settings.flatMap(setting),
   ]);
   // Everything in it runs under the strictest profile, and the namespace enforces that.
   const labels = ['enforce', 'warn'].map((mode) => `pod-security.kubernetes.io/${mode}=restricted`);
   await tools.kubectl(['label', 'namespace', releaseNamespace, '--overwrite', ...labels]);
   return out;
+}
+
+/** A tag may be all digits, and must stay a text. */
+function setting(value: string): string[] {
+  return [/^[^=]*\.tag=/.test(value) ? '--set-string' : '--set', value];
 }
 
 function imageValues(path: string, { repository, tag }: Image): string[] {

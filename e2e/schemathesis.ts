@@ -3,16 +3,18 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CommandError, hasProgram, run } from './cluster/command.ts';
+import { ensurePackages } from './cluster/packages.ts';
 import { defaultCacheDir } from './cluster/settings.ts';
 
 const version = '4.32.5';
 const config = join(import.meta.dirname, 'schemathesis.toml');
 
-/** Its path; undefined, with the reason said, where it cannot be had. The package (about 60 MB with its own) is fetched once. */
-export async function findSchemathesis(say: (line: string) => void): Promise<string | undefined> {
+/** Its path. The package (about 60 MB with its own) is fetched once. */
+export async function installSchemathesis(say: (line: string) => void): Promise<string> {
   const folder = join(defaultCacheDir(), `schemathesis-${version}`);
   const program = join(folder, 'bin/schemathesis');
   if (await hasProgram(program)) return program;
+  await ensurePackages(say, [{ need: 'python3', debian: 'python3-venv' }]);
   try {
     await mkdir(defaultCacheDir(), { recursive: true });
     await run('python3', ['-m', 'venv', '--clear', folder]);
@@ -24,10 +26,11 @@ export async function findSchemathesis(say: (line: string) => void): Promise<str
     ]);
     return program;
   } catch (error) {
-    // No Python with venv, or no network: the tests that need it are skipped, with this as the reason. What is half made must not be found.
+    // What is half made must not be found.
     await rm(folder, { recursive: true, force: true });
-    say(`schemathesis cannot be had: ${error instanceof Error ? error.message : String(error)}`);
-    return undefined;
+    throw new Error('Cannot install schemathesis: it needs python3 with venv (python3-venv), and PyPI', {
+      cause: error,
+    });
   }
 }
 

@@ -74,7 +74,10 @@ async function installRelease(): Promise<void> {
     'masterKey.existingSecret': 'master-key',
     'master.tls.secretName': secret,
   };
-  const settings = Object.entries(values).flatMap(([name, value]) => ['--set', `${name}=${value}`]);
+  const settings = Object.entries(values).flatMap(([name, value]) => [
+    name.endsWith('.tag') ? '--set-string' : '--set',
+    `${name}=${value}`,
+  ]);
   await cluster.helm(['install', release, chartDir, '--namespace', namespace, ...settings]);
   world.cleanups.push(() => cluster.helm(['uninstall', release, '--namespace', namespace]));
 }

@@ -39,7 +39,8 @@ export function createConsoleCaches(
       { ...cacheOptions(parts, consoleCommands), transform: keepCommand },
       isEverywhere ? [] : [releaseNamespace],
     ),
-    templates: new InformerSet(templates, namespaces),
+    // The right to read them cannot be limited by a label, so it is for our own namespace alone.
+    templates: new InformerSet(templates, [releaseNamespace]),
     nodes: isEverywhere ? new InformerSet({ ...cacheOptions(parts, nodes), transform: keepNode }, []) : undefined,
   };
 }

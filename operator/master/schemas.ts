@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { states } from '../api/v1alpha1/instance.ts';
 import { instanceConfigurationSpec } from '../api/v1alpha1/instanceconfiguration.ts';
+import { brokenEnds } from './dispatch.ts';
 
 /** Bytes of a line for a program's standard input, as UTF-8. */
 export const commandBytesMax = 4096;
@@ -12,6 +13,8 @@ export const commandBytesMax = 4096;
 const nameMax = 253;
 /** C0 but tab, DEL and C1: a terminal would act on them. */
 const controlPattern = /(?!\t)\p{Cc}/u;
+/** What the command takes: 15 digits, some 30,000 years. */
+const heartbeatMsMax = 999_999_999_999_999;
 const namePattern = /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
 
 export function isObjectName(text: string): boolean {
@@ -28,7 +31,9 @@ export const instanceId = z.string().regex(/^[0-9a-z]{6}$/);
 
 const nullableText = z.string().nullable();
 const state = z.enum(states, { error: `it is one of ${states.join(', ')}` });
-const milliseconds = z.int({ error: 'it is a whole number of milliseconds since 1970' });
+const milliseconds = z
+  .int({ error: 'it is a whole number of milliseconds since 1970' })
+  .max(heartbeatMsMax, `it is at most ${heartbeatMsMax}, in milliseconds since 1970`);
 
 export const instanceInfo = z
   .strictObject({
@@ -82,7 +87,16 @@ export const executeBody = z
   .describe('A line for the standard input of the program.');
 
 export const consoleBody = z
-  .strictObject({ command: z.string({ error: 'it is a string' }).describe('One command line of the console.') })
+  .strictObject({
+    command: z
+      .string({ error: 'it is a string' })
+      .meta({
+        minLength: 1,
+        maxLength: 65_536,
+        pattern: '^(?!\\s*$)[^\\u0000-\\u0008\\u000a-\\u001f\\u007f-\\u009f]+$',
+      })
+      .describe('One command line of the console.'),
+  })
   .describe('A command of the console.');
 
 /** Checked by the API server, with its own sentences; here it is only shown. */
@@ -141,6 +155,8 @@ export const executeAnswer = z.strictObject({
 export const consoleAnswer = z.strictObject({
   command: z.string(),
   output: z.string().describe('The lines of output, joined by line feeds.'),
+  exitCode: z.int().describe('0: it did what it says. 1: it failed. 2: it was not understood.'),
+  reason: z.enum(brokenEnds).optional().describe('There where it came to no end of its own.'),
 });
 
 export const stoppedAnswer = z.strictObject({ message: z.literal('Instance stopped'), instanceId });
