@@ -40,6 +40,8 @@ export function fence(client: Client, leading: Leading): Client {
     update: (resource, object, signal) => write(signal, (joined) => client.update(resource, object, joined)),
     mergePatch: (resource, ref, patch, signal) =>
       write(signal, (joined) => client.mergePatch(resource, ref, patch, joined)),
+    mergePatchStatus: (resource, ref, patch, signal) =>
+      write(signal, (joined) => client.mergePatchStatus(resource, ref, patch, joined)),
     apply: (resource, object, options) =>
       write(options.signal, (signal) => client.apply(resource, object, { ...options, signal })),
     applyStatus: (resource, object, options) =>

@@ -95,8 +95,21 @@ export class RestClient implements Client {
     patch: object,
     signal?: AbortSignal,
   ): Promise<T> {
+    return await this.#mergePatch(objectPath(resource, ref), patch, signal);
+  }
+
+  async mergePatchStatus<T extends KubernetesObject>(
+    resource: Resource<T>,
+    ref: ObjectRef,
+    patch: object,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    return await this.#mergePatch(`${objectPath(resource, ref)}/status`, patch, signal);
+  }
+
+  async #mergePatch<T extends KubernetesObject>(path: string, patch: object, signal?: AbortSignal): Promise<T> {
     const body = { contentType: 'application/merge-patch+json', body: JSON.stringify(patch) };
-    return await this.#json('patch', { method: 'PATCH', path: objectPath(resource, ref), ...body, signal });
+    return await this.#json('patch', { method: 'PATCH', path, ...body, signal });
   }
 
   async remove(resource: Resource<KubernetesObject>, ref: ObjectRef, options: RemoveOptions = {}): Promise<void> {

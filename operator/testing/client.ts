@@ -31,7 +31,7 @@ const defaultGraceSeconds = 30;
 export type LogSource = (options: LogOptions) => AsyncIterable<Uint8Array>;
 
 export interface Write {
-  readonly verb: 'create' | 'update' | 'apply' | 'applyStatus' | 'mergePatch' | 'remove';
+  readonly verb: 'create' | 'update' | 'apply' | 'applyStatus' | 'mergePatch' | 'mergePatchStatus' | 'remove';
   readonly kind: string;
   readonly key: string;
 }
@@ -177,6 +177,19 @@ export class FakeClient implements Client {
     checkPreconditions(stored.object, (patch as { metadata?: object }).metadata ?? {});
     const merged = mergeJson(structuredClone(stored.object), structuredClone(patch)) as KubernetesObject;
     return this.#edit('mergePatch', resource, { stored, next: withStatusOf(merged, stored.object) }) as T;
+  }
+
+  async mergePatchStatus<T extends KubernetesObject>(
+    resource: Resource<T>,
+    ref: ObjectRef,
+    patch: object,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    await arrive(signal);
+    const stored = this.#existing(resource, ref);
+    checkPreconditions(stored.object, (patch as { metadata?: object }).metadata ?? {});
+    const merged = mergeJson(structuredClone(stored.object), structuredClone(patch)) as KubernetesObject;
+    return this.#edit('mergePatchStatus', resource, { stored, next: withStatusOf(stored.object, merged) }) as T;
   }
 
   async apply<T extends KubernetesObject>(

@@ -84,6 +84,10 @@ function faultyWrites(client: Client, injector: Injector): Omit<Client, keyof Re
       injector.run({ verb: 'mergePatch', resource: resource.plural, signal }, () =>
         client.mergePatch(resource, ref, patch, signal),
       ),
+    mergePatchStatus: (resource, ref, patch, signal) =>
+      injector.run({ verb: 'mergePatchStatus', resource: resource.plural, signal }, () =>
+        client.mergePatchStatus(resource, ref, patch, signal),
+      ),
     apply: (resource, object, options) =>
       injector.run({ verb: 'apply', resource: resource.plural, signal: options.signal }, () =>
         client.apply(resource, object, options),

@@ -21,7 +21,7 @@ test('CommandReconciler: a command that reads costs one status write and is not 
   const rig = await rigWithLobby();
   const key = await rig.issue('instance list');
   await rig.operator().reconcile(key, signal);
-  assert.deepEqual(rig.writesOf('ConsoleCommand'), ['create', 'applyStatus']);
+  assert.deepEqual(rig.writesOf('ConsoleCommand'), ['create', 'mergePatchStatus']);
   const { status } = rig.command(key) ?? {};
   assert.deepEqual(status?.output, ['Instances (1):', 'a1b2c3 lobby ONLINE node-1 25565']);
   assert.deepEqual([status.phase, status.exitCode], ['Succeeded', 0]);
@@ -36,7 +36,7 @@ test('CommandReconciler: a command that changes something is claimed first, and 
   await operator.reconcile(key, signal);
   assert.equal(rig.typed.length, 1);
   assert.match(rig.typed[0] ?? '', /:say {2}hi $/);
-  assert.deepEqual(rig.writesOf('ConsoleCommand'), ['create', 'applyStatus', 'applyStatus']);
+  assert.deepEqual(rig.writesOf('ConsoleCommand'), ['create', 'mergePatchStatus', 'mergePatchStatus']);
   assert.deepEqual(rig.events, ['lobby ApiKey "panel": instance execute']);
 });
 
@@ -68,7 +68,7 @@ test('CommandReconciler: at each write in turn, lost or failed, a command acts a
     for (const from of [1, 2]) {
       const rig = await rigWithLobby();
       const key = await rig.issue('instance execute lobby stop');
-      const fault = { verb: 'applyStatus', resource: 'consolecommands', from, action } as const;
+      const fault = { verb: 'mergePatchStatus', resource: 'consolecommands', from, action } as const;
       const operator = rig.operator({ client: withFaults(rig.server, rig.clock, [fault]) });
       await assert.rejects(operator.reconcile(key, signal));
       await operator.reconcile(key, signal);

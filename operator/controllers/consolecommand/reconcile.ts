@@ -11,7 +11,6 @@ import type { ConsoleCommand, ConsoleCommandStatus } from '../../api/v1alpha1/co
 import { consoleCommands } from '../../api/v1alpha1/consolecommand.ts';
 import { messageOf } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
-import { operatorFieldManager } from '../../names.ts';
 import { ApiError, isReason } from '../../runtime/client.ts';
 import type { KubernetesObject } from '../../runtime/client.ts';
 import type { EventSink } from '../instance/act.ts';
@@ -188,24 +187,21 @@ export class CommandReconciler {
       if (isReason(error, 'NotFound') || (isReason(error, 'Conflict') && status.phase !== 'Running')) return;
       if (!(error instanceof ApiError) || ![400, 413, 422].includes(error.code)) throw error;
       this.#options.log.error({ error: error.message }, 'The output of a command was refused');
-      const rest: ConsoleCommandStatus = { ...status, output: ['The output cannot be stored'], truncated: true };
-      delete rest.result;
+      // In a merge patch null takes a field away.
+      const rest = { ...status, output: ['The output cannot be stored'], truncated: true, result: null };
       await this.#apply(command, { status: rest }, signal);
     }
   }
 
   async #apply(
     { metadata }: ConsoleCommand,
-    { status, resourceVersion }: { status: ConsoleCommandStatus; resourceVersion?: string },
+    { status, resourceVersion }: { status: object; resourceVersion?: string },
     signal: AbortSignal,
   ): Promise<void> {
     const { name, namespace = '', uid = '' } = metadata;
     const precondition = resourceVersion === undefined ? { uid } : { uid, resourceVersion };
-    const patch: KubernetesObject & { status: ConsoleCommandStatus } = {
-      metadata: { name, namespace, ...precondition },
-      status,
-    };
-    const options = { fieldManager: operatorFieldManager, force: true, signal };
-    await this.#options.world.client.applyStatus(consoleCommands, patch, options);
+    // Nobody else writes it, so that there is nothing to merge by owners of fields.
+    const patch = { metadata: precondition, status };
+    await this.#options.world.client.mergePatchStatus(consoleCommands, { name, namespace }, patch, signal);
   }
 }
