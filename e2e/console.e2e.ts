@@ -6,8 +6,10 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import WebSocket from 'ws';
+import { poll } from './harness.ts';
 import { applyInstance, call, createKey, enterWorld, eventually, masters, shellProgram } from './live-harness.ts';
 import type { World } from './live-harness.ts';
+import { pidsInPod } from './pids.ts';
 import { releaseNamespace } from './release.ts';
 
 let world: World;
@@ -276,4 +278,106 @@ test('console: key create prints a token that works and that is found nowhere el
     assert.deepEqual(await filesWith(token, etcd), []);
     assert.deepEqual(await filesWith(token, world.cluster.logDir), []);
   }
+});
+
+const sessions = 10;
+const commandsEach = 100;
+
+/** The process of the operator that leads. */
+async function leaderPid(): Promise<number> {
+  const lease = [
+    'get',
+    'lease',
+    'ringmaster-operator',
+    '-n',
+    releaseNamespace,
+    '-o',
+    'jsonpath={.spec.holderIdentity}',
+  ];
+  const [pod = ''] = (await world.cluster.kubectl(lease)).split('_');
+  const uid = await world.cluster.kubectl([
+    'get',
+    'pod',
+    pod,
+    '-n',
+    releaseNamespace,
+    '-o',
+    'jsonpath={.metadata.uid}',
+  ]);
+  const [pid] = await pidsInPod(uid, 'operator/main.ts');
+  assert.ok(pid !== undefined, `no operator runs in ${pod}`);
+  return pid;
+}
+
+/** What a session got: `output` and `done` by command, in the order of arrival. */
+interface Ended {
+  readonly id: string;
+  readonly lines: readonly string[];
+  readonly exitCode: number;
+  readonly reason?: string;
+}
+
+function endedOf(frames: readonly string[]): Ended[] {
+  const ended: Ended[] = [];
+  const open = new Map<string, string[]>();
+  for (const frame of frames) {
+    const message = JSON.parse(frame) as { id: string; type: string; line: string; exitCode: number; reason?: string };
+    const lines = open.get(message.id) ?? [];
+    assert.ok(open.size === 0 || open.has(message.id), `output of ${message.id} within that of another command`);
+    if (message.type === 'output') open.set(message.id, [...lines, message.line]);
+    else {
+      open.delete(message.id);
+      ended.push({ ...message, lines });
+    }
+  }
+  return ended;
+}
+
+test('console: a thousand commands over ten sessions, and the leader killed among them: each ends once, in order, and none is run twice', async () => {
+  const clients = await Promise.all(
+    Array.from({ length: sessions }, () => new Console({ protocols: ['ringmaster.console.v1+json'] }).open()),
+  );
+  // Half of them only read, half of them change something that can be counted.
+  const lineOf = (session: number, index: number): string =>
+    index % 2 === 0 ? 'instance list' : `instance execute ${id} s${session}c${index}`;
+  for (const [session, client] of clients.entries()) {
+    for (let index = 0; index < commandsEach; index += 1) {
+      client.ws.send(JSON.stringify({ id: String(index), line: lineOf(session, index) }));
+    }
+  }
+  const doneIn = (client: Console): number => client.frames.filter((frame) => frame.includes('"done"')).length;
+  await eventually('a quarter of the commands to end', () =>
+    Promise.resolve(clients.reduce((sum, client) => sum + doneIn(client), 0) > (sessions * commandsEach) / 4),
+  );
+  process.kill(await leaderPid(), 'SIGKILL');
+  await poll(
+    'all commands to end',
+    () => Promise.resolve(clients.every((client) => doneIn(client) === commandsEach) || undefined),
+    {
+      timeoutMs: 120_000,
+    },
+  );
+  const sure = new Set<string>();
+  let broken = 0;
+  for (const [session, client] of clients.entries()) {
+    const ended = endedOf(client.frames);
+    assert.deepEqual(
+      ended.map((each) => each.id),
+      Array.from({ length: commandsEach }, (_, index) => String(index)),
+    );
+    for (const [index, { exitCode, lines, reason }] of ended.entries()) {
+      if (exitCode !== 0) {
+        broken += 1;
+        assert.match(reason ?? '', /^(Interrupted|Unavailable)$/, lines.join('\n'));
+      } else if (index % 2 === 0) assert.match(lines[0] ?? '', /^Instances \(\d+\):$/);
+      else sure.add(`got s${session}c${index}`);
+    }
+  }
+  // One at a time is under way in each session.
+  assert.ok(broken <= 2 * sessions, `${broken} commands were broken off`);
+  const { json } = await call(world.url, `/api/instances/${id}/logs?lines=1000`);
+  const typed = (json as { lines: string[] }).lines.filter((line) => /^got s\d+c\d+$/.test(line));
+  assert.equal(new Set(typed).size, typed.length, 'a line was typed twice');
+  const missing = [...sure].filter((line) => !typed.includes(line));
+  assert.deepEqual(missing, [], 'a command that succeeded did nothing');
 });

@@ -35,6 +35,11 @@ export class Channel {
   /** Since when the pump waits for the source; undefined while it does not. */
   #waitingSince: number | undefined;
   #lastSettledAt = Number.NEGATIVE_INFINITY;
+  /** The present turn of the ring ends where this entry is the oldest; nobody is waited for after the deadline before. */
+  #turnEnd = 0;
+  #deadline = 0;
+  /** Someone who would fall out now, as far as is known. */
+  #laggard: Follower | undefined;
 
   constructor(options: ChannelOptions) {
     this.#options = options;
@@ -183,16 +188,53 @@ export class Channel {
     this.#wakeAll();
   }
 
-  /** Drops what is too much, unless every subscription in the ring is far behind. */
+  /** Drops what is too much, unless every subscription in the ring is far behind, or some deserve a moment. */
   #trim(): void {
     const { ring } = this;
-    while (ring.isFull && this.#isSomeoneAhead()) {
+    while (ring.isFull && this.#isSomeoneAhead() && !this.#isWaitingForLaggards()) {
       const oldest = ring.oldestSequence;
       for (const follower of this.#followers) {
         follower.beforeEviction(oldest);
       }
       ring.evict();
     }
+  }
+
+  /** Whether an entry stays for a moment because someone would fall out with it. Bounded in each turn of the ring. */
+  #isWaitingForLaggards(): boolean {
+    const { clock, limits } = this.#options;
+    const { oldestSequence, nextSequence } = this.ring;
+    if (limits.patienceMs === 0 || !this.#hasLaggard(oldestSequence)) {
+      return false;
+    }
+    if (oldestSequence >= this.#turnEnd) {
+      this.#turnEnd = nextSequence;
+      this.#deadline = clock.elapsed() + limits.patienceMs;
+      void this.#trimAfterPatience();
+    }
+    return clock.elapsed() < this.#deadline;
+  }
+
+  async #trimAfterPatience(): Promise<void> {
+    try {
+      await this.#options.clock.after(this.#options.limits.patienceMs, this.#abort.signal);
+    } catch {
+      return; // Closed.
+    }
+    this.moved();
+  }
+
+  #hasLaggard(oldestSequence: number): boolean {
+    if (this.#laggard?.sequence !== oldestSequence) {
+      this.#laggard = undefined;
+      for (const follower of this.#followers) {
+        if (follower.sequence === oldestSequence) {
+          this.#laggard = follower;
+          break;
+        }
+      }
+    }
+    return this.#laggard !== undefined;
   }
 
   /** Waits while the ring is full and every subscription in it is far behind. */

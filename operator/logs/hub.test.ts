@@ -116,7 +116,8 @@ function lab(log: Log, limits: Partial<HubLimits> = {}, observer?: HubObserver):
   const hub = createHub({
     sourceFor: () => log.source(),
     clock,
-    limits,
+    // Nobody is waited for, but where a test says so.
+    limits: { patienceMs: 0, ...limits },
     ...(observer && { observerFor: () => observer }),
   });
   return { hub, clock };
@@ -288,6 +289,42 @@ test('hub: a subscription that never reads costs the ring alone and stops nobody
   hub.close();
   await settle();
   assert.equal(log.open, 0);
+});
+
+test('hub: in a burst those that are behind for a moment are waited for; who does not read holds the others up once, and is out then', async () => {
+  const log = new Log();
+  let fallen = 0;
+  const observer: HubObserver = {
+    caughtBehind: () => {
+      fallen += 1;
+    },
+  };
+  const { hub, clock } = lab(log, { ringLinesMax: 30, patienceMs: 200 }, observer);
+  const fast = hub.subscribe('a', { tail: 10_000 });
+  const slow = hub.subscribe('a', { tail: 10_000 });
+  await settle();
+  log.write(...numbered(1, 300));
+  const got: Record<'fast' | 'slow', string[]> = { fast: [], slow: [] };
+  // One is always ahead, the other half a ring behind it.
+  while (got.slow.length < 300) {
+    got.fast.push(...(await drain(fast)));
+    got.slow.push(...take(slow, 5));
+    await settle();
+  }
+  assert.deepEqual(got, { fast: numbered(1, 300), slow: numbered(1, 300) });
+  assert.equal(fallen, 0, 'nobody fell out');
+
+  // Now it reads nothing any more.
+  log.write(...numbered(301, 900));
+  const before = (await drain(fast)).length;
+  assert.ok(before <= 60, `${before} lines while it was waited for`);
+  await clock.advance(200);
+  assert.equal(before + (await drain(fast)).length, 600, 'everything, once the moment is over');
+  assert.equal(fallen, 1);
+  log.write(...numbered(901, 1500));
+  assert.equal((await drain(fast)).length, 600, 'who is out holds nobody up');
+  hub.close();
+  await settle();
 });
 
 test('hub: a cursor in the ring joins there, an older one reads from the source first, a foreign one is refused', async () => {

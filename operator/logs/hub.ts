@@ -19,6 +19,11 @@ import type { Hub, Subscription } from './subscription.ts';
 export const hubLimits = {
   ringBytesMax: 4 * 1024 * 1024,
   ringLinesMax: 20_000,
+  /**
+   * How long, in each turn of a full ring, the pump waits for subscriptions that would fall out of it. In a burst all are behind for a moment, and
+   * each that falls out reads the log once more from the source. One that does not read costs the others this once, and then is out.
+   */
+  patienceMs: 200,
   /** How long an upstream stays open without a subscription, so that a reconnect is cheap. */
   lingerMs: 2000,
   /** An upstream that had nothing to give for so long has given its backlog. */

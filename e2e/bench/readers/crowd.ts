@@ -6,9 +6,16 @@ import { nowMs } from './readers.ts';
 
 /** Upgrades that are under way at the same time. */
 const openingMax = 64;
+/** Often enough for a server that gives up on a client after 15 s without an answer to its ping. */
+const pongIntervalMs = 10_000;
+/** Masked with zeros. An answer that was not asked for is a sign of life as good as another, and needs no look into what comes. */
+const pong = Buffer.from([0x8a, 0x80, 0, 0, 0, 0]);
 
 export class Crowd {
   readonly #members: Member[] = [];
+  readonly #timer = setInterval(() => {
+    for (const { socket, isOpen } of this.#members) if (isOpen) socket?.write(pong);
+  }, pongIntervalMs);
 
   /** Adds clients until there are `count`. Rejects if one is not upgraded. */
   async grow(url: string, { count, token }: { count: number; token?: string }): Promise<void> {
@@ -51,6 +58,7 @@ export class Crowd {
   }
 
   close(): void {
+    clearInterval(this.#timer);
     for (const { socket } of this.#members.splice(0)) socket?.destroy();
   }
 }
