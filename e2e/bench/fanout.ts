@@ -12,6 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Bench } from '../bench.ts';
 import { waitUntil } from '../cluster/wait.ts';
 import { pidsInPod } from '../pids.ts';
+import { releaseNamespace } from '../release.ts';
 import { Crowd } from './readers/crowd.ts';
 import { cpuMsOf, goal, logFileOf, percentiles, remove, startProgram, type } from './readers/readers.ts';
 import type { Percentiles, Started } from './readers/readers.ts';
@@ -97,11 +98,15 @@ export async function run(bench: Bench): Promise<void> {
   }
 }
 
-async function findMaster(bench: Bench, id: string): Promise<Server> {
-  const podUid = await bench.cluster.kubectl([
-    ...['get', 'pods', '-n', 'ringmaster-system', '-l', 'app.kubernetes.io/component=master'],
-    ...['-o', 'jsonpath={.items[0].metadata.uid}'],
-  ]);
+/** A Master that was just started, alone. */
+async function freshMaster(bench: Bench, id: string): Promise<Server> {
+  const { cluster } = bench;
+  const selector = ['-n', releaseNamespace, '-l', 'app.kubernetes.io/component=master'];
+  const before = await cluster.kubectl(['get', 'pods', ...selector, '-o', 'name']);
+  await cluster.kubectl(['rollout', 'restart', '-n', releaseNamespace, 'deployment/ringmaster-master']);
+  await cluster.kubectl(['rollout', 'status', '-n', releaseNamespace, 'deployment/ringmaster-master', '--timeout=90s']);
+  await cluster.kubectl(['wait', '-n', releaseNamespace, before.trim(), '--for=delete', '--timeout=60s']);
+  const podUid = await cluster.kubectl(['get', 'pods', ...selector, '-o', 'jsonpath={.items[0].metadata.uid}']);
   const [pid] = await pidsInPod(podUid, 'operator/master.ts');
   if (pid === undefined) throw new Error('The Master is not running');
   const url = `${bench.url.replace('http', 'ws')}/api/instances/${id}/live-log?tail=0`;
