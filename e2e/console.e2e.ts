@@ -375,7 +375,7 @@ test('console: a thousand commands over ten sessions, and the leader killed amon
   }
   // One at a time is under way in each session.
   assert.ok(broken <= 2 * sessions, `${broken} commands were broken off`);
-  const { json } = await call(world.url, `/api/instances/${id}/logs?lines=1000`);
+  const { json } = await call(world.url, `/api/instances/${id}/logs?lines=1000`, { token: world.token });
   const typed = (json as { lines: string[] }).lines.filter((line) => /^got s\d+c\d+$/.test(line));
   assert.equal(new Set(typed).size, typed.length, 'a line was typed twice');
   const missing = [...sure].filter((line) => !typed.includes(line));
