@@ -291,7 +291,7 @@ export class SidecarServer {
       );
       if (reason !== undefined) {
         response.addTrailers({ [headers.endReason]: reason });
-        response.end();
+        await endOf(response);
       }
     } finally {
       this.readers -= 1;
@@ -328,6 +328,17 @@ async function readBody(request: IncomingMessage): Promise<Buffer | undefined> {
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);
+}
+
+/** Resolves when the kernel has all of it, or the peer is gone: before, it counts as a reader, and the sidecar does not end. */
+async function endOf(response: ServerResponse): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  const done = (): void => {
+    resolve(undefined);
+  };
+  response.once('close', done);
+  response.end(done);
+  await promise;
 }
 
 function sendJson(response: ServerResponse, status: number, body: unknown): void {
