@@ -1,6 +1,7 @@
 /** `POST /api/commands/execute`: one line of the console, and its end as the answer. */
 import type { RequestHandler, Response } from 'express';
 import type { Client } from './access.ts';
+import { signalOfClient } from './gone.ts';
 import { parseBody, readBody } from './jsonbody.ts';
 import type { LineRunner } from './commandline.ts';
 import { commandRight, lineBytesMax, lineFault } from './commandline.ts';
@@ -38,27 +39,22 @@ async function execute(
   response: Response,
   { command, client }: { command: string; client: string },
 ): Promise<void> {
-  const abort = new AbortController();
-  const onClose = (): void => {
-    abort.abort(new Error('The client has gone'));
-  };
-  response.once('close', onClose);
-  if (response.destroyed) onClose();
+  const { signal, release } = signalOfClient(response);
   const output: string[] = [];
   const onOutput = (lines: readonly string[]): void => {
     for (const line of lines) output.push(line);
   };
   try {
-    const end = await options.runner.run({ line: command, client, onOutput }, abort.signal);
+    const end = await options.runner.run({ line: command, client, onOutput }, signal);
     const refusal = refusalOfEnd(end, output);
     if (refusal === undefined) {
       response.json({ command, output: output.join('\n'), exitCode: end.exitCode, reason: end.reason });
     } else options.refuse(response, refusal);
   } catch (error) {
     // Nobody is left to be told.
-    if (!abort.signal.aborted) throw error;
+    if (!signal.aborted) throw error;
   } finally {
-    response.off('close', onClose);
+    release();
   }
 }
 

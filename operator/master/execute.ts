@@ -5,6 +5,7 @@ import { OperatorError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Client } from './access.ts';
+import { signalOfClient } from './gone.ts';
 import { parseBody, readBody } from './jsonbody.ts';
 import type { InstanceInfo } from './ports.ts';
 import type { Refusal } from './refusal.ts';
@@ -64,21 +65,17 @@ async function execute(
   }
   const { info, uid } = found;
   const client = response.locals['client'] as Client | undefined;
-  const abort = new AbortController();
-  const onClose = (): void => {
-    abort.abort(new Error('The client has gone'));
-  };
-  response.once('close', onClose);
+  const { signal, release } = signalOfClient(response);
   let result = 'ok';
   try {
-    await options.typist.type(uid, command, abort.signal);
+    await options.typist.type(uid, command, signal);
     response.json({ message: 'Command dispatched', instanceId: info.id, command });
   } catch (error) {
-    result = error instanceof OperatorError ? error.code : abort.signal.aborted ? 'CANCELLED' : 'INTERNAL';
+    result = error instanceof OperatorError ? error.code : signal.aborted ? 'CANCELLED' : 'INTERNAL';
     // Nobody is left to be told.
     if (result !== 'CANCELLED') throw error;
   } finally {
-    response.off('close', onClose);
+    release();
     options.metrics.commandsTyped.inc({ runtime: info.runtime, result });
     // Never the text: people type passwords.
     options.log.info({ key: client?.name, instanceId: info.id, result }, 'Command to standard input');

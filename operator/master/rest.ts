@@ -8,7 +8,6 @@ import type { Metrics } from '../metrics.ts';
 import type { Access } from './access.ts';
 import type { Key } from './auth.ts';
 import { decide, readToken } from './auth.ts';
-import type { LineRunner } from './commandline.ts';
 import { createCommands } from './commands.ts';
 import { consoleRoute } from './console-messages.ts';
 import type { KeyTable } from './keys.ts';
@@ -25,7 +24,6 @@ import { addRoute, askForUpgrade, refuse } from './routes/route.ts';
 import type { SocketRegistry } from './sockets.ts';
 
 export interface RestOptions extends InstanceRoutesOptions, ConfigurationRoutesOptions, ClusterRoutesOptions {
-  readonly runner: LineRunner;
   readonly keys: KeyTable;
   readonly access: Access;
   readonly sockets: SocketRegistry;

@@ -1,8 +1,10 @@
 /** Calls that change something are command lines of the console, run by the operator's loop: how they are written, and what their end is over HTTP. */
 import type { Response } from 'express';
 import type { Client } from './access.ts';
-import { issuerOf, lineBytesMax } from './commandline.ts';
-import type { CommandEnd, Dispatcher } from './dispatch.ts';
+import type { LineRunner } from './commandline.ts';
+import { lineBytesMax } from './commandline.ts';
+import type { BrokenEnd, CommandEnd } from './dispatch.ts';
+import { signalOfClient } from './gone.ts';
 import type { Refusal } from './refusal.ts';
 import { badRequest, unavailable } from './refusal.ts';
 
@@ -11,6 +13,18 @@ export type CommandResult = Readonly<Record<string, unknown>>;
 
 /** Faults that a command may name in `result.code`, and that are the caller's. Others are ours. */
 const callerFaults: readonly unknown[] = [400, 404, 409];
+
+/** What the console says of these is for people who see the output; a call says what its client may do now. */
+const brokenEnds: Readonly<Record<BrokenEnd, Refusal>> = {
+  Unavailable: unavailable('No operator takes commands now: nothing was changed', 1),
+  Interrupted: unknownOutcome('The operator was lost while it ran the command'),
+  Deleted: unknownOutcome('The command was deleted before its end was seen'),
+  Unknown: unknownOutcome('The cluster does not answer'),
+};
+
+function unknownOutcome(what: string): Refusal {
+  return { status: 500, error: `${what}: it may or may not have been done. Look before you repeat it` };
+}
 
 /** PURE: one word of a command line, exactly, whatever it holds: in single quotes, and `'` as `'\''`, as POSIX shells have it. */
 export function quoteWord(word: string): string {
@@ -27,17 +41,13 @@ export function toLine(words: readonly string[]): string {
  * could not be given to the cluster.
  */
 export async function runLine(
-  dispatcher: Dispatcher,
+  runner: LineRunner,
   { line, client, response }: { line: string; client: Client; response: Response },
 ): Promise<{ readonly result: CommandResult } | Refusal> {
   if (Buffer.byteLength(line) > lineBytesMax) {
     return { status: 413, error: `The command is too large: its line has more than ${lineBytesMax} bytes` };
   }
-  const abort = new AbortController();
-  const onClose = (): void => {
-    abort.abort(new Error('The client has gone'));
-  };
-  response.once('close', onClose);
+  const { signal, release } = signalOfClient(response);
   let first: string | undefined;
   let last: string | undefined;
   try {
@@ -46,10 +56,10 @@ export async function runLine(
       first ??= said[0];
       last = said.at(-1) ?? last;
     };
-    const end = await dispatcher.run({ line, issuedBy: issuerOf(client.name), onOutput }, abort.signal);
+    const end = await runner.run({ line, client: client.name, onOutput }, signal);
     return refusalOfEnd(end, { first, last }) ?? { result: end.result ?? {} };
   } finally {
-    response.off('close', onClose);
+    release();
   }
 }
 
@@ -59,16 +69,7 @@ export function refusalOfEnd(
   { first, last }: { first: string | undefined; last: string | undefined },
 ): Refusal | undefined {
   if (end.exitCode === 0) return undefined;
-  if (end.reason === 'Unavailable') {
-    return unavailable(last ?? 'No operator takes commands now: nothing was changed', 1);
-  }
-  if (end.reason === 'Interrupted') {
-    return {
-      status: 500,
-      error:
-        'The operator was lost while it ran the command: it may or may not have been done. Look before you repeat it',
-    };
-  }
+  if (end.reason !== undefined) return brokenEnds[end.reason];
   if (end.exitCode === 2) return badRequest(first ?? 'The command was not understood');
   const code = end.result?.['code'];
   const status = callerFaults.includes(code) ? (code as number) : 500;

@@ -1,11 +1,11 @@
 /** `/api/configurations`: reads are answered from the watch, writes are command lines, whose faults are the API server's own sentences. */
 import type { Request, Response, Router } from 'express';
 import type { InstanceConfiguration } from '../../api/v1alpha1/instanceconfiguration.ts';
+import type { LineRunner } from '../commandline.ts';
 import { parseObject, readBody } from '../jsonbody.ts';
 import type { CommandResult } from '../runline.ts';
 import { runLine, toLine } from '../runline.ts';
 import { findConfiguration, toConfigurationInfo, toConfigurationInfos } from '../configurations.ts';
-import type { Dispatcher } from '../dispatch.ts';
 import { readParameters } from '../live-request.ts';
 import type { Cached, Limits, Timers } from '../ports.ts';
 import type { Refusal } from '../refusal.ts';
@@ -17,7 +17,7 @@ import { untilSettled } from './settled.ts';
 
 export interface ConfigurationRoutesOptions {
   readonly configurations?: Cached<InstanceConfiguration> | undefined;
-  readonly dispatcher: Dispatcher;
+  readonly runner: LineRunner;
   /** Where a configuration is made when nothing else is said. */
   readonly releaseNamespace: string;
   readonly limits: Limits;
@@ -159,12 +159,12 @@ function qualify({ releaseNamespace }: ConfigurationRoutesOptions, { name, names
 }
 
 async function run(
-  { dispatcher }: ConfigurationRoutesOptions,
+  { runner }: ConfigurationRoutesOptions,
   response: Response,
   words: readonly string[],
 ): Promise<{ readonly result: CommandResult } | Refusal> {
   const client = clientOf(response);
-  return client === undefined ? unauthorized : runLine(dispatcher, { line: toLine(words), client, response });
+  return client === undefined ? unauthorized : runLine(runner, { line: toLine(words), client, response });
 }
 
 async function settle(

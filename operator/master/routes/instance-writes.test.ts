@@ -99,6 +99,18 @@ const ends: [title: string, end: FakeEnd, post: number, remove: number, error: s
     ...([500, 500] as const),
     'The operator was lost while it ran the command: it may or may not have been done. Look before you repeat it',
   ],
+  [
+    'deleted',
+    { exitCode: 1, reason: 'Deleted' },
+    ...([500, 500] as const),
+    'The command was deleted before its end was seen: it may or may not have been done. Look before you repeat it',
+  ],
+  [
+    'unknown',
+    { exitCode: 1, reason: 'Unknown' },
+    ...([500, 500] as const),
+    'The cluster does not answer: it may or may not have been done. Look before you repeat it',
+  ],
 ];
 
 test('instances: each end of a command has its status and sentence', async (context) => {

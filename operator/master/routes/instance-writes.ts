@@ -1,10 +1,10 @@
 /** Calls that make, end, start, stop and restart Instances, and that report on them from outside: each is one command line. */
 import type { RequestHandler, Response } from 'express';
 import type { InstanceConfiguration } from '../../api/v1alpha1/instanceconfiguration.ts';
+import type { LineRunner } from '../commandline.ts';
 import { parseBody, readBody } from '../jsonbody.ts';
 import type { CommandResult } from '../runline.ts';
 import { runLine, toLine } from '../runline.ts';
-import type { Dispatcher } from '../dispatch.ts';
 import { readParameters } from '../live-request.ts';
 import type { Cached, InstanceDirectory, InstanceInfo, Limits, Timers } from '../ports.ts';
 import type { Refusal } from '../refusal.ts';
@@ -19,7 +19,7 @@ export interface InstanceWriteOptions {
   readonly directory: InstanceDirectory;
   readonly limits: Limits;
   readonly clock: Timers;
-  readonly dispatcher: Dispatcher;
+  readonly runner: LineRunner;
   readonly configurations?: Cached<InstanceConfiguration> | undefined;
 }
 
@@ -123,12 +123,12 @@ async function report(
 }
 
 async function run(
-  { dispatcher }: InstanceWriteOptions,
+  { runner }: InstanceWriteOptions,
   response: Response,
   words: readonly string[],
 ): Promise<{ readonly result: CommandResult } | Refusal> {
   const client = clientOf(response);
-  return client === undefined ? unauthorized : runLine(dispatcher, { line: toLine(words), client, response });
+  return client === undefined ? unauthorized : runLine(runner, { line: toLine(words), client, response });
 }
 
 /** Where its Instances are made; undefined where that is not certain. */
