@@ -5,8 +5,8 @@ import { CommandCleaner } from './controllers/consolecommand/clean.ts';
 import { createRegistry } from './controllers/consolecommand/commands/all.ts';
 import { CommandReconciler } from './controllers/consolecommand/reconcile.ts';
 import { hasEnded } from './controllers/consolecommand/status.ts';
-import { configMaps, nodes } from './controllers/consolecommand/world.ts';
-import type { ConfigMap, Node, World } from './controllers/consolecommand/world.ts';
+import { configMaps } from './controllers/consolecommand/world.ts';
+import type { ConfigMap, World } from './controllers/consolecommand/world.ts';
 import type { EventSink } from './controllers/instance/act.ts';
 import type { Logger } from './log.ts';
 import { templateLabel } from './names.ts';
@@ -14,6 +14,8 @@ import { cacheOptions } from './process.ts';
 import type { ProcessParts } from './process.ts';
 import type { Controller, Reconcile } from './runtime/controller.ts';
 import { InformerSet } from './runtime/informerset.ts';
+import type { Node } from './runtime/nodes.ts';
+import { keepNode, nodes } from './runtime/nodes.ts';
 import type { WorkQueue } from './runtime/workqueue.ts';
 
 /** Deleting is not urgent: two at a time are 200 a second and more. */
@@ -90,17 +92,6 @@ export function keepCommand(command: ConsoleCommand): ConsoleCommand {
     spec: ended ? { line: '', ttlSecondsAfterFinished: spec.ttlSecondsAfterFinished } : spec,
     ...(status === undefined ? {} : { status: ended ? { phase: rest.phase, finishedAt: rest.finishedAt } : rest }),
   };
-}
-
-/** Nodes carry long lists of images. */
-export function keepNode({ metadata, spec, status }: Node): Node {
-  const { name, uid, resourceVersion } = metadata;
-  const { allocatable, conditions, addresses, nodeInfo } = status ?? {};
-  return withoutAbsent({
-    metadata: withoutAbsent({ name, uid, resourceVersion }),
-    spec: withoutAbsent({ unschedulable: spec?.unschedulable }),
-    status: withoutAbsent({ allocatable, conditions, addresses, nodeInfo }),
-  });
 }
 
 type Present<T> = { [K in keyof T]: Exclude<T[K], undefined> };

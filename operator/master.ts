@@ -11,7 +11,6 @@ import type { CertificateStore } from './master/certificate.ts';
 import { Directory } from './master/directory.ts';
 import { ClusterDispatcher } from './master/dispatcher.ts';
 import { createKeyTable } from './master/keys.ts';
-import { clusterNodes, trimNode } from './master/nodes.ts';
 import { systemTimers } from './master/ports.ts';
 import type { Limits, TailResult } from './master/ports.ts';
 import type { Reviews } from './master/reviews.ts';
@@ -25,6 +24,7 @@ import { beginUpstreams, observeHub, observeReflector, observeSource } from './o
 import { cacheOptions, startProcess } from './process.ts';
 import { systemClock } from './runtime/clock.ts';
 import { InformerSet } from './runtime/informerset.ts';
+import { keepNode, nodes } from './runtime/nodes.ts';
 import { createSidecarClient } from './sidecar/client.ts';
 import type { SidecarClient } from './sidecar/client.ts';
 import { createMasterKey } from './sidecar/masterkey.ts';
@@ -57,7 +57,7 @@ const templateCache = new InformerSet(
   [settings.RINGMASTER_NAMESPACE],
 );
 const nodeCache = settings.RINGMASTER_NODES_ENABLED
-  ? new InformerSet({ ...cacheOptions(parts, clusterNodes), transform: trimNode }, [])
+  ? new InformerSet({ ...cacheOptions(parts, nodes), transform: keepNode }, [])
   : undefined;
 instanceCache.onChange((_, previous, next) => {
   noteInstance(previous, next);

@@ -299,6 +299,31 @@ test('server: told to stop, the sidecar sends the last bytes, says so, and ends'
   });
 });
 
+test('server: told to stop while one reader has everything and another takes nothing, it waits until both have the end, and why it is one', async () => {
+  await withProcess(async (rig) => {
+    const reading = await rig.read('offset=0&follow=true');
+    reading.response.pause();
+    const quick = await rig.read('offset=0&follow=true');
+    const sentBytes = async (): Promise<number> =>
+      Number(/^\S*log_sent_bytes_total (\d+)$/m.exec((await rig.call('GET', '/metrics')).body)?.[1]);
+    let written = 0;
+    // Small pieces, until the last of them are in the sidecar's own hands: the kernels take no more.
+    for (let isStuck = false; !isStuck; isStuck = (await sentBytes()) < 2 * written) {
+      await appendFile(rig.path('log'), 'z'.repeat(8192));
+      written += 8192;
+      await until(async () => (await rig.status()).log.endOffset === written, 'the look at the file');
+    }
+    await until(() => quick.bytes().length === written, 'all of it at the quick reader');
+    const code = rig.endSidecar('SIGTERM');
+    assert.equal(await quick.ended, 'stopping');
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    reading.response.resume();
+    assert.equal(await reading.ended, 'stopping');
+    assert.equal(reading.bytes().length, written);
+    assert.equal(await code, 0);
+  });
+});
+
 test('server: a full pipe is a timely refusal, and what was taken is counted', async () => {
   await withProcess(async (rig) => {
     rig.launch(['dash'], ['sleep', '60']);

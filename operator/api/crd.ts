@@ -58,6 +58,13 @@ export interface Kind {
 
 const age: PrinterColumn = { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' };
 
+const reason: PrinterColumn = {
+  name: 'Reason',
+  type: 'string',
+  jsonPath: '.status.conditions[?(@.type=="Ready")].reason',
+  priority: 1,
+};
+
 export const kinds: readonly Kind[] = [
   {
     kind: 'Instance',
@@ -83,7 +90,7 @@ export const kinds: readonly Kind[] = [
       { name: 'Restarts', type: 'integer', jsonPath: '.status.restarts' },
       age,
       { name: 'Address', type: 'string', jsonPath: '.status.hostAddress', priority: 1 },
-      { name: 'Reason', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].reason', priority: 1 },
+      reason,
       { name: 'Image', type: 'string', jsonPath: '.spec.image', priority: 1 },
     ],
   },
@@ -101,7 +108,7 @@ export const kinds: readonly Kind[] = [
       { name: 'Expires', type: 'string', jsonPath: '.spec.expiresAt' },
       { name: 'Ready', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].status' },
       age,
-      { name: 'Reason', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].reason', priority: 1 },
+      reason,
     ],
   },
   {
@@ -119,7 +126,7 @@ export const kinds: readonly Kind[] = [
       { name: 'Ready', type: 'integer', jsonPath: '.status.readyInstances' },
       { name: 'Updated', type: 'integer', jsonPath: '.status.updatedInstances' },
       age,
-      { name: 'Reason', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].reason', priority: 1 },
+      reason,
     ],
     scale: {
       specReplicasPath: '.spec.minimumServiceCount',
@@ -142,7 +149,7 @@ export const kinds: readonly Kind[] = [
       { name: 'Phase', type: 'string', jsonPath: '.status.phase' },
       { name: 'Exit', type: 'integer', jsonPath: '.status.exitCode' },
       age,
-      { name: 'Reason', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].reason', priority: 1 },
+      reason,
     ],
   },
 ];

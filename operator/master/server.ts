@@ -30,7 +30,7 @@ import type { Dispatcher } from './dispatch.ts';
 import type { KeyTable } from './keys.ts';
 import { liveRoute } from './live-request.ts';
 import { serveLive } from './live.ts';
-import type { ClusterNode } from './nodes.ts';
+import type { Node } from '../runtime/nodes.ts';
 import type { Cached, Timers, InstanceDirectory, Limits, LogTail } from './ports.ts';
 import { defaultLimits, systemTimers } from './ports.ts';
 import type { Refusal } from './refusal.ts';
@@ -67,7 +67,7 @@ export interface MasterServerOptions {
   readonly configurations?: Cached<InstanceConfiguration> | undefined;
   readonly templates?: Cached<TemplateMap> | undefined;
   /** Absent: this Master has no right to read them. */
-  readonly nodes?: Cached<ClusterNode> | undefined;
+  readonly nodes?: Cached<Node> | undefined;
   /** Serves TLS and nothing else; plain HTTP if absent. */
   readonly certificate?: CertificateSource;
   /** Whether the caches have been filled; not ready before. */

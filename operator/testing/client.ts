@@ -172,10 +172,7 @@ export class FakeClient implements Client {
     patch: object,
     signal?: AbortSignal,
   ): Promise<T> {
-    await arrive(signal);
-    const stored = this.#existing(resource, ref);
-    checkPreconditions(stored.object, (patch as { metadata?: object }).metadata ?? {});
-    const merged = mergeJson(structuredClone(stored.object), structuredClone(patch)) as KubernetesObject;
+    const { stored, merged } = await this.#merge(resource, { ref, patch, signal });
     return this.#edit('mergePatch', resource, { stored, next: withStatusOf(merged, stored.object) }) as T;
   }
 
@@ -185,10 +182,7 @@ export class FakeClient implements Client {
     patch: object,
     signal?: AbortSignal,
   ): Promise<T> {
-    await arrive(signal);
-    const stored = this.#existing(resource, ref);
-    checkPreconditions(stored.object, (patch as { metadata?: object }).metadata ?? {});
-    const merged = mergeJson(structuredClone(stored.object), structuredClone(patch)) as KubernetesObject;
+    const { stored, merged } = await this.#merge(resource, { ref, patch, signal });
     return this.#edit('mergePatchStatus', resource, { stored, next: withStatusOf(stored.object, merged) }) as T;
   }
 
@@ -298,6 +292,17 @@ export class FakeClient implements Client {
     };
     const next = { ...object, apiVersion: resource.apiVersion, kind: resource.kind, metadata };
     return structuredClone(this.#store.write(resource, { object: next, managers }));
+  }
+
+  async #merge(
+    resource: Resource<KubernetesObject>,
+    { ref, patch, signal }: { ref: ObjectRef; patch: object; signal: AbortSignal | undefined },
+  ): Promise<{ stored: Stored; merged: KubernetesObject }> {
+    await arrive(signal);
+    const stored = this.#existing(resource, ref);
+    checkPreconditions(stored.object, (patch as { metadata?: object }).metadata ?? {});
+    const merged = mergeJson(structuredClone(stored.object), structuredClone(patch)) as KubernetesObject;
+    return { stored, merged };
   }
 
   #edit(

@@ -9,7 +9,7 @@ import type { CertificateSource } from '../master/certificate.ts';
 import type { Dispatcher } from '../master/dispatch.ts';
 import type { KeySpec, KeyTable } from '../master/keys.ts';
 import { createKeyTable } from '../master/keys.ts';
-import type { ClusterNode } from '../master/nodes.ts';
+import type { Node } from '../runtime/nodes.ts';
 import type { Cached, Timers, InstanceDirectory, InstanceInfo, Limits, LogTail } from '../master/ports.ts';
 import { systemTimers } from '../master/ports.ts';
 import type { Reviews } from '../master/reviews.ts';
@@ -56,7 +56,7 @@ export interface TestMasterOptions {
   readonly reviews?: Reviews;
   readonly configurations?: Cached<InstanceConfiguration>;
   readonly templates?: Cached<TemplateMap>;
-  readonly nodes?: Cached<ClusterNode>;
+  readonly nodes?: Cached<Node>;
   /** Plain HTTP if absent. */
   readonly certificate?: CertificateSource;
 }

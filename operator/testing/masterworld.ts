@@ -1,7 +1,7 @@
 /** A Master with an operator behind it that does what commands say in memory: for clients that try everything there is. */
 import type { InstanceConfiguration } from '../api/v1alpha1/instanceconfiguration.ts';
 import { instanceConfigurationSpec } from '../api/v1alpha1/instanceconfiguration.ts';
-import type { ClusterNode } from '../master/nodes.ts';
+import type { Node } from '../runtime/nodes.ts';
 import type { TemplateMap } from '../master/templates.ts';
 import type { FakeCache } from './cached.ts';
 import { createFakeCache } from './cached.ts';
@@ -18,7 +18,7 @@ export async function startMasterWorld(): Promise<TestMaster> {
   const templates = createFakeCache<TemplateMap>({
     base: { metadata: { name: 'base', namespace }, data: { 'a.txt': '' } },
   });
-  const nodes = createFakeCache<ClusterNode>({
+  const nodes = createFakeCache<Node>({
     'master-0': { metadata: { name: 'master-0' } },
     'node-1': { metadata: { name: 'node-1' }, status: { allocatable: { cpu: '2', memory: '4Gi' } } },
   });

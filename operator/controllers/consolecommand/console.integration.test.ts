@@ -8,7 +8,7 @@ import { consoleCommands } from '../../api/v1alpha1/consolecommand.ts';
 import { apiKeys } from '../../api/v1alpha1/apikey.ts';
 import { instanceSpec, instances } from '../../api/v1alpha1/instance.ts';
 import { instanceConfigurations } from '../../api/v1alpha1/instanceconfiguration.ts';
-import { keepCommand, keepNode, runConsole } from '../../console.ts';
+import { keepCommand, runConsole } from '../../console.ts';
 import { createSilentLogger } from '../../log.ts';
 import { templateLabel } from '../../names.ts';
 import type { KubernetesObject, Resource } from '../../runtime/client.ts';
@@ -18,7 +18,8 @@ import { InformerSet } from '../../runtime/informerset.ts';
 import { WorkQueue } from '../../runtime/workqueue.ts';
 import { connectToTestServer, eventually } from '../../testing/integration.ts';
 import { indexedId } from '../instance/gather.ts';
-import { configMaps, nodes } from './world.ts';
+import { keepNode, nodes } from '../../runtime/nodes.ts';
+import { configMaps } from './world.ts';
 import type { ProgramIo } from './world.ts';
 
 const { client, makeNamespace, connectAgain } = connectToTestServer(process.env);

@@ -6,7 +6,8 @@ import type { KubernetesObject } from '../../runtime/client.ts';
 import { keyOf, refOf } from '../../runtime/informer.ts';
 import { isInstanceId } from '../instance/id.ts';
 import { CommandFault } from './fault.ts';
-import type { Cache, ConfigMap, Node, World } from './world.ts';
+import type { Node } from '../../runtime/nodes.ts';
+import type { Cache, ConfigMap, World } from './world.ts';
 
 /** By id, else by `namespace/name`, else by a name that only one has. Throws a `CommandFault`. */
 export function findInstance({ instances }: World, word: string): Instance {

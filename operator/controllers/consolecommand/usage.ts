@@ -1,7 +1,7 @@
 /** How much of a node its Instances ask for. Pure. */
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { parseQuantity } from '../../api/v1alpha1/quantity.ts';
-import type { Node } from './world.ts';
+import type { Node } from '../../runtime/nodes.ts';
 
 export interface Share {
   readonly instances: number;
@@ -23,10 +23,6 @@ export function requestedOn(node: string, instances: readonly Instance[]): Share
 export function allocatableOf({ status }: Node): Omit<Share, 'instances'> {
   const { cpu = '0', memory = '0' } = status?.allocatable ?? {};
   return { cpu: parseQuantity(cpu), memoryBytes: parseQuantity(memory) };
-}
-
-export function isReady({ status }: Node): boolean {
-  return status?.conditions?.some(({ type, status: holds }) => type === 'Ready' && holds === 'True') === true;
 }
 
 /** Cores as people write them, to a thousandth. */

@@ -4,6 +4,7 @@ import type { Instance } from '../../api/v1alpha1/instance.ts';
 import type { InstanceConfiguration } from '../../api/v1alpha1/instanceconfiguration.ts';
 import type { Client, KubernetesObject, Resource } from '../../runtime/client.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import type { Node } from '../../runtime/nodes.ts';
 
 /** The part of an informer that is needed here. */
 export interface Cache<T> {
@@ -29,19 +30,6 @@ export const configMaps: Resource<ConfigMap> = {
   plural: 'configmaps',
   namespaced: true,
 };
-
-/** What is kept of a node. */
-export interface Node extends KubernetesObject {
-  spec?: { unschedulable?: boolean };
-  status?: {
-    allocatable?: Record<string, string>;
-    conditions?: { type: string; status: string }[];
-    addresses?: { type: string; address: string }[];
-    nodeInfo?: { kubeletVersion?: string; osImage?: string; architecture?: string };
-  };
-}
-
-export const nodes: Resource<Node> = { apiVersion: 'v1', kind: 'Node', plural: 'nodes', namespaced: false };
 
 /** The logs and the standard input of programs. Both reject with an `OperatorError`. */
 export interface ProgramIo {

@@ -4,26 +4,26 @@ import { callMaster } from '../../testing/call.ts';
 import { createFakeCache } from '../../testing/cached.ts';
 import { instanceInfo, publicToken, startMaster, testId, testToken } from '../../testing/master.ts';
 import { createFakeReviews, jwtOf } from '../../testing/reviews.ts';
-import type { ClusterNode } from '../nodes.ts';
-import { trimNode } from '../nodes.ts';
+import type { Node } from '../../runtime/nodes.ts';
+import { keepNode } from '../../runtime/nodes.ts';
 import type { TemplateMap } from '../templates.ts';
 import { trimTemplate } from '../templates.ts';
 
-function nodeOf(name: string, ready: string, unschedulable = false): ClusterNode {
+function nodeOf(name: string, ready: string, unschedulable = false): Node {
   const conditions = [
     { type: 'MemoryPressure', status: 'False' },
     { type: 'Ready', status: ready },
   ];
   const allocatable = { cpu: '3920m', memory: '8039424Ki', pods: '110' };
   const images = [{ names: ['example.com/server:1'] }];
-  return trimNode({
+  return keepNode({
     metadata: { name, uid: name, resourceVersion: '1', labels: { a: 'b' } },
     spec: { unschedulable },
     status: { allocatable, conditions, ...{ images } },
   });
 }
 
-function twoNodes(): ReturnType<typeof createFakeCache<ClusterNode>> {
+function twoNodes(): ReturnType<typeof createFakeCache<Node>> {
   return createFakeCache({ b: nodeOf('node-2', 'Unknown', true), a: nodeOf('node-1', 'True') });
 }
 

@@ -1,6 +1,7 @@
 /** What the cluster is made of: its nodes, also for status pages, and the templates of the release. */
 import type { RequestHandler, Response, Router } from 'express';
-import type { ClusterNode, NodeInfo } from '../nodes.ts';
+import type { Node } from '../../runtime/nodes.ts';
+import type { NodeInfo } from '../nodes.ts';
 import { toNodeInfos } from '../nodes.ts';
 import type { Cached, InstanceDirectory } from '../ports.ts';
 import type { Refusal } from '../refusal.ts';
@@ -14,7 +15,7 @@ import { addRoute, refusalFor, refuse } from './route.ts';
 export interface ClusterRoutesOptions {
   readonly directory: InstanceDirectory;
   /** Absent: this Master has no right to read them. */
-  readonly nodes?: Cached<ClusterNode> | undefined;
+  readonly nodes?: Cached<Node> | undefined;
   readonly templates?: Cached<TemplateMap> | undefined;
   readonly releaseNamespace: string;
   /** The node that this replica runs on. */

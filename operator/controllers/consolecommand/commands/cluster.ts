@@ -1,8 +1,9 @@
 /** `cluster`: everything at a glance. */
 import { states } from '../../../api/v1alpha1/instance.ts';
+import { isReady } from '../../../runtime/nodes.ts';
 import { readNodes } from '../find.ts';
 import type { Command } from '../registry.ts';
-import { allocatableOf, formatCpu, formatMemory, isReady, requestedOn } from '../usage.ts';
+import { allocatableOf, formatCpu, formatMemory, requestedOn } from '../usage.ts';
 import type { World } from '../world.ts';
 
 const status: Command = {

@@ -8,7 +8,8 @@ import { instanceConfigurations } from '../../../api/v1alpha1/instanceconfigurat
 import { configurationLabel, idLabel, restartedAtAnnotation, templateLabel } from '../../../names.ts';
 import { pods } from '../../../runtime/client.ts';
 import { ConsoleRig, releaseNamespace } from '../../../testing/console.ts';
-import { configMaps, nodes } from '../world.ts';
+import { nodes } from '../../../runtime/nodes.ts';
+import { configMaps } from '../world.ts';
 
 const lobby = { namespace: 'games', name: 'lobby' };
 

@@ -1,8 +1,9 @@
 /** `node`: the machines that programs run on. Without a name, all of them. */
+import type { Node } from '../../../runtime/nodes.ts';
+import { isReady } from '../../../runtime/nodes.ts';
 import { findNodes } from '../find.ts';
 import type { Command } from '../registry.ts';
-import { allocatableOf, formatCpu, formatMemory, isReady, requestedOn } from '../usage.ts';
-import type { Node } from '../world.ts';
+import { allocatableOf, formatCpu, formatMemory, requestedOn } from '../usage.ts';
 
 const info: Command = {
   group: 'node',
