@@ -172,7 +172,8 @@ export class FakeClient implements Client {
     patch: object,
     signal?: AbortSignal,
   ): Promise<T> {
-    const { stored, merged } = await this.#merge(resource, { ref, patch, signal });
+    await arrive(signal);
+    const { stored, merged } = this.#merge(resource, ref, patch);
     return this.#edit('mergePatch', resource, { stored, next: withStatusOf(merged, stored.object) }) as T;
   }
 
@@ -182,7 +183,8 @@ export class FakeClient implements Client {
     patch: object,
     signal?: AbortSignal,
   ): Promise<T> {
-    const { stored, merged } = await this.#merge(resource, { ref, patch, signal });
+    await arrive(signal);
+    const { stored, merged } = this.#merge(resource, ref, patch);
     return this.#edit('mergePatchStatus', resource, { stored, next: withStatusOf(stored.object, merged) }) as T;
   }
 
@@ -294,11 +296,12 @@ export class FakeClient implements Client {
     return structuredClone(this.#store.write(resource, { object: next, managers }));
   }
 
-  async #merge(
+  /** At once, as the server does: nothing comes between the look at what is stored and the edit. */
+  #merge(
     resource: Resource<KubernetesObject>,
-    { ref, patch, signal }: { ref: ObjectRef; patch: object; signal: AbortSignal | undefined },
-  ): Promise<{ stored: Stored; merged: KubernetesObject }> {
-    await arrive(signal);
+    ref: ObjectRef,
+    patch: object,
+  ): { stored: Stored; merged: KubernetesObject } {
     const stored = this.#existing(resource, ref);
     checkPreconditions(stored.object, (patch as { metadata?: object }).metadata ?? {});
     const merged = mergeJson(structuredClone(stored.object), structuredClone(patch)) as KubernetesObject;
