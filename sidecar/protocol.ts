@@ -6,7 +6,7 @@ import { createHmac } from 'node:crypto';
 
 /** TCP port of the TLS-PSK server. */
 export const defaultPort = 7070;
-/** TCP port of the plain HTTP server that answers `/healthz` and `/metrics` alone: neither a kubelet nor Prometheus speaks TLS-PSK. */
+/** TCP port of the plain HTTP server that answers health, probes and metrics alone: neither a kubelet nor Prometheus speaks TLS-PSK. */
 export const defaultHealthPort = 7071;
 /** Where the volume that the workload and the sidecar share is mounted, in both containers. */
 export const defaultDirectory = '/ringmaster';
@@ -26,6 +26,8 @@ export const paths = {
   metrics: '/metrics',
   /** 200 once a line has matched since the workload's present start, else 503. */
   ready: '/readyz',
+  /** 200 while the workload runs, else 503. */
+  started: '/startedz',
 } as const;
 
 /** Response headers of `/v1/log`, and the trailer that says why a followed stream ended. Lower case, as Node hands them over. */

@@ -324,6 +324,17 @@ test('server: told to stop while one reader has everything and another takes not
   });
 });
 
+test('server: the plain port says whether the workload runs: not before it does, and not after it has ended', async () => {
+  await withProcess(async (rig) => {
+    const ask = async (): Promise<number> => (await fetch(`http://127.0.0.1:${rig.healthPort}/startedz`)).status;
+    assert.equal(await ask(), 503);
+    const child = rig.launch(['dash'], ['sleep', '60']);
+    await until(async () => (await ask()) === 200, 'a workload that runs');
+    child.kill('SIGTERM');
+    await until(async () => (await ask()) === 503, 'a workload that has ended');
+  });
+});
+
 test('server: a full pipe is a timely refusal, and what was taken is counted', async () => {
   await withProcess(async (rig) => {
     rig.launch(['dash'], ['sleep', '60']);

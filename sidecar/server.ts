@@ -207,6 +207,8 @@ export class SidecarServer {
       sendText(response, formatMetrics(await this.#status(), this.#options.counters, process.memoryUsage.rss()));
     } else if (path === paths.ready && this.#options.ready !== undefined && hasMethod(request, response, 'GET')) {
       sendReadiness(response, this.#options.ready.reason);
+    } else if (path === paths.started && hasMethod(request, response, 'GET')) {
+      sendReadiness(response, (await this.#options.pipe.isOpen()) ? undefined : 'The workload does not run');
     } else if (!response.headersSent) {
       sendError(response, 'NOT_FOUND', 'Cannot answer: there is no such path');
     }

@@ -1,12 +1,16 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { connect, createServer } from 'node:net';
+import type { Server } from 'node:net';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ensurePackages } from '../../e2e/cluster/packages.ts';
 import { runtimeMissingExitCode } from '../protocol.ts';
 import type { DockerEngine } from '../../e2e/docker-engine.ts';
 import { dockerRequirements } from '../../e2e/docker-engine.ts';
+import { StdinPipe } from '../stdin.ts';
 import { createEngine, DockerPod } from '../testing/docker.ts';
 import type { PodOptions } from '../testing/docker.ts';
 import { until } from '../testing/rig.ts';
@@ -171,6 +175,74 @@ test('docker: SIGTERM reaches a program, a second one cuts the wait for the stop
     assert.match(await pod.note('workload'), /^code=137$/m);
   });
 });
+
+test('docker: nobody holds the pipe before the program runs, so that nothing counts as started', async () => {
+  const gate = await StartGate.create(engine);
+  try {
+    const env = { RINGMASTER_DOCKER_SOCKET: gate.socketPath };
+    await withPod({ id: 'gate', spec: shell('echo ready; exec cat'), env }, async (pod) => {
+      const pipe = new StdinPipe(join(pod.directory, 'stdin'));
+      pod.start();
+      await gate.asked;
+      await delay(200);
+      assert.equal(await pipe.isOpen(), false);
+      gate.open();
+      await until(() => pipe.isOpen(), 'the pipe');
+      await pod.type('typed\n');
+      await pod.logHas('ready\ntyped\n');
+    });
+  } finally {
+    gate.close();
+  }
+});
+
+/** A way to the Engine on which the request that starts a container waits. */
+class StartGate {
+  readonly socketPath: string;
+  /** Resolves when that request has come. */
+  readonly asked: Promise<undefined>;
+  readonly open: () => void;
+  readonly #server: Server;
+
+  private constructor(socketPath: string, server: Server, gate: { asked: Promise<undefined>; open: () => void }) {
+    this.socketPath = socketPath;
+    this.#server = server;
+    this.asked = gate.asked;
+    this.open = gate.open;
+  }
+
+  static async create(behind: DockerEngine): Promise<StartGate> {
+    const asked = Promise.withResolvers<undefined>();
+    const opened = Promise.withResolvers<undefined>();
+    const server = createServer((client) => {
+      const there = connect(behind.socketPath);
+      there.pipe(client);
+      for (const socket of [client, there]) socket.on('error', () => undefined);
+      there.on('close', () => client.destroy());
+      client.on('close', () => there.destroy());
+      client.on('data', (data) => {
+        if (!/^POST \S+\/start /.test(data.toString('latin1'))) {
+          there.write(data);
+          return;
+        }
+        asked.resolve(undefined);
+        void opened.promise.then(() => there.write(data));
+      });
+    });
+    const socketPath = join(behind.root, 'gate.sock');
+    await new Promise<void>((resolve) => server.listen(socketPath, resolve));
+    return new StartGate(socketPath, server, {
+      asked: asked.promise,
+      open: () => {
+        opened.resolve(undefined);
+      },
+    });
+  }
+
+  close(): void {
+    this.#server.close();
+  }
+}
 
 test('docker: environment, working directory and arguments are those of the Instance', async () => {
   const spec = {

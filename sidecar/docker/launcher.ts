@@ -120,7 +120,6 @@ export class Launcher {
     this.#log.begin(id);
     await noteStart(this.#runDirectory, { starts: this.#note.starts, offset: this.#log.size });
     await writeWorkloadNote(this.#runDirectory, this.#note);
-    this.#input ??= Input.open(settings.directory);
     try {
       await startContainer(engine, id);
     } catch (error) {
@@ -129,6 +128,8 @@ export class Launcher {
       }
       throw error;
     }
+    // Not before: whoever holds the pipe says that the workload runs.
+    this.#input ??= Input.open(settings.directory);
     say('info', 'Started the container', { container: id });
     return id;
   }

@@ -1,5 +1,6 @@
 /** The launcher of the runtime `docker`: a container of the pod that runs the program in a container of the node's Docker Engine. Pure. */
 import { basename, dirname } from 'node:path';
+import { defaultHealthPort, paths } from '../../../sidecar/protocol.ts';
 import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { parseQuantity } from '../../api/v1alpha1/quantity.ts';
 import type { Json, SidecarContext } from './sidecarpod.ts';
@@ -10,6 +11,17 @@ const socketVolume = 'ringmaster-docker';
 const socketFolder = '/run/ringmaster-docker';
 /** After the program's own time is up, the launcher has so long to read the last lines from the Engine and to remove the container. */
 export const drainSeconds = 10;
+
+/**
+ * The launcher runs before its program does. It counts as started with the program, which the sidecar knows. Never given up: the image may take
+ * the Engine long to pull. Once it has succeeded the kubelet does not ask again.
+ */
+const startedWithProgram = {
+  httpGet: { path: paths.started, port: defaultHealthPort },
+  periodSeconds: 1,
+  timeoutSeconds: 2,
+  failureThreshold: 2 ** 31 - 1,
+} as const;
 
 export interface DockerLauncher {
   readonly container: Json;
@@ -45,6 +57,7 @@ export function dockerLauncher(
         },
       ],
       resources: { requests: setAside(instance.spec) },
+      startupProbe: startedWithProgram,
       securityContext:
         groupId === undefined ? { ...restricted, runAsNonRoot: false, runAsUser: 0, runAsGroup: 0 } : restricted,
       volumeMounts: [sharedMount, { name: socketVolume, mountPath: socketFolder }],

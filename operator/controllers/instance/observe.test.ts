@@ -257,6 +257,30 @@ for (const [name, { status, expected }] of Object.entries(sidecarCases)) {
   });
 }
 
+test('viewPod: under docker the launcher runs before the program does, and that is said until it has started', () => {
+  const viewOf = (spec: Parameters<typeof makeInstance>[0], started: boolean): PodView => {
+    const state = { running: { startedAt: '2026-01-01T00:00:01Z' } };
+    const status = {
+      ...runningStatus,
+      conditions: [{ type: 'Ready', status: started ? 'True' : 'False', message: 'containers with unready status' }],
+      initContainerStatuses: [sidecar({ ready: started })],
+      containerStatuses: [containerStatus({ ready: started, started, state })],
+    };
+    return viewPod(makePod(makeInstance(spec), { status }));
+  };
+  const sentence = 'The program has not started yet: the Docker Engine of the node is preparing its container.';
+  const readiness = { logPattern: 'Done', periodSeconds: 5, timeoutSeconds: 1, failureThreshold: 3 };
+  for (const more of [{}, { readiness }]) {
+    const view = viewOf({ spec: { runtime: 'docker', ...more } }, false);
+    const expected = { phase: 'running', isReady: false, cause: 'PodNotReady', message: sentence };
+    assert.deepEqual({ ...view, ...expected }, view);
+  }
+  assert.equal(viewOf({ spec: { runtime: 'docker' } }, true).isReady, true);
+  // A startup probe that somebody else made says nothing of a launcher.
+  const podTemplate = { spec: { containers: [{ name: 'instance', startupProbe: { exec: { command: ['a'] } } }] } };
+  assert.notEqual(viewOf({ spec: { runtime: 'kubernetes', podTemplate } }, false).message, sentence);
+});
+
 test('viewPod: exit code 78 is the own business of a program without a launcher', () => {
   const status = { phase: 'Failed', containerStatuses: [containerStatus({ state: { terminated: { exitCode: 78 } } })] };
   assert.equal(viewPod(makePod(makeInstance(), { status })).cause, 'Failed');

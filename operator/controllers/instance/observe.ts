@@ -1,5 +1,5 @@
 /** What a pod says of the program in it. Pure; the only place that reads a pod's status. */
-import { runtimeMissingExitCode } from '../../../sidecar/protocol.ts';
+import { paths, runtimeMissingExitCode } from '../../../sidecar/protocol.ts';
 import {
   logPatternGate,
   podHashAnnotation,
@@ -230,8 +230,20 @@ function running(pod: Pod, container: ContainerStatus): Finding {
       message: 'The program runs, and its sidecar is being started again.',
     };
   }
-  const message = patternMessage(pod, container) ?? ready?.message ?? 'The program runs and is not ready yet.';
+  const message =
+    unstartedMessage(pod, container) ??
+    patternMessage(pod, container) ??
+    ready?.message ??
+    'The program runs and is not ready yet.';
   return { phase: 'running', cause: 'PodNotReady', message };
+}
+
+/** The container is a launcher's, whose program runs elsewhere. */
+function unstartedMessage({ spec }: Pod, { started }: ContainerStatus): string | undefined {
+  const container = spec?.containers.find(({ name }) => name === workloadContainer);
+  return started === false && container?.startupProbe?.httpGet?.path === paths.started
+    ? 'The program has not started yet: the Docker Engine of the node is preparing its container.'
+    : undefined;
 }
 
 /** The kubelet would name a condition or the sidecar, and the user knows only the pattern. */

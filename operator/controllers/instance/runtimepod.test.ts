@@ -171,6 +171,15 @@ test('dockerLauncher: our image runs, and what the Engine is to run is in one va
   });
 });
 
+test('dockerLauncher: the container counts as started with the program, however long that takes; no other launcher is asked', () => {
+  const probe = programOf(podOf(docker)).startupProbe;
+  assert.deepEqual(probe?.httpGet, { path: '/startedz', port: 7071 });
+  assert.equal(probe.failureThreshold, 2_147_483_647);
+  for (const runtime of ['process', 'screen', 'tmux'] as const) {
+    assert.equal(programOf(podOf({ ...server, runtime })).startupProbe, undefined);
+  }
+});
+
 test('dockerLauncher: the pod sets the share of the program aside, and has time to take its container away', () => {
   const pod = podOf(docker);
   assert.deepEqual(programOf(pod).resources, { requests: { memory: '1Gi', cpu: '500m' } });
