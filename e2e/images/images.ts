@@ -1,17 +1,18 @@
 /** The images that a cluster gets from local files: our own, the ones that samples and tests use, and the cluster's parts. */
-import { existsSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import { join } from 'node:path';
 import { run } from '../cluster/command.ts';
 import { ensurePackages, imageRequirements } from '../cluster/packages.ts';
 import { defaultCacheDir } from '../cluster/settings.ts';
 import type { FileSpec, LayerSpec } from './layer.ts';
-import type { Image } from './oci.ts';
+import type { Image, ImageSpec } from './oci.ts';
 import { buildImage } from './oci.ts';
+import { ownImages, userId } from './own.ts';
+import type { OwnImageName } from './own.ts';
 import type { Program } from './program.ts';
 import { findProgram, isForDevelopers } from './program.ts';
 
 const root = join(import.meta.dirname, '../..');
-const userId = 65532;
 
 /** What C libraries and Node expect to find in any root file system. */
 const skeleton: FileSpec[] = [
@@ -52,48 +53,36 @@ export async function releaseImages(
   return { ringmaster, sidecar, busybox, console };
 }
 
-/**
- * The operator and the Master: `node operator/main.ts` or `node operator/master.ts` in `/app`, as the chart says. The same as
- * `ringmaster.Dockerfile` makes. Node and the packages are layers of their own: a changed operator makes a new layer of some kilobytes.
- */
-export async function ringmasterImage(cacheDir: string = defaultCacheDir()): Promise<Image> {
-  const program = await findProgram({ root, entries: ['operator/main.ts', 'operator/master.ts'] });
-  return buildImage(
-    {
-      repository: 'ringmaster.local/ringmaster',
-      layers: [nodeLayer(), packageLayer(program), sourceLayer(program)],
-      env: { NODE_ENV: 'production' },
-      workingDir: '/app',
-      user: String(userId),
-      entrypoint: ['/usr/local/bin/node'],
-    },
-    cacheDir,
-  );
+/** The operator and the Master, as `ownImages.ringmaster` says. */
+export async function ringmasterImage(cacheDir: string = defaultCacheDir(), clone: string = root): Promise<Image> {
+  return buildImage(await ownImageSpec('ringmaster', clone), cacheDir);
 }
 
-/** What runs in the sidecar's image: the sidecar, the launcher of the docker runtime, and what puts template files into place. */
-const sidecarEntries = ['sidecar/main.ts', 'sidecar/docker/main.ts', 'sidecar/templates.ts'];
+/** The sidecar of instance pods, as `ownImages.sidecar` says. */
+export async function sidecarImage(cacheDir: string = defaultCacheDir(), clone: string = root): Promise<Image> {
+  return buildImage(await ownImageSpec('sidecar', clone), cacheDir);
+}
 
-/** The sidecar of instance pods, as JavaScript. The same as `sidecar.Dockerfile` makes. */
-export async function sidecarImage(cacheDir: string = defaultCacheDir()): Promise<Image> {
-  const entries = sidecarEntries.filter((path) => existsSync(join(root, path)));
-  const program = await findProgram({ root, entries, strip: true });
-  const tools: LayerSpec = {
-    files: await Promise.all(['mkfifo', 'fallocate'].map((name) => programFile(name))),
+/**
+ * Layers and settings of one of our own images from the files of a clone. Node and the packages are layers of their own: a changed operator makes a
+ * new layer of some kilobytes.
+ */
+export async function ownImageSpec(name: OwnImageName, clone: string = root): Promise<ImageSpec> {
+  const { program: programSpec, tools, ...settings } = ownImages[name];
+  const program = await findProgram({ root: clone, ...programSpec });
+  const toolLayer: LayerSpec = {
+    files: await Promise.all(tools.map((tool) => programFile(tool))),
     withLibraries: true,
   };
-  return buildImage(
-    {
-      repository: 'ringmaster.local/ringmaster-sidecar',
-      layers: [nodeLayer(), tools, packageLayer(program), sourceLayer(program)],
-      // It runs once a program: fewer threads, and fewer arenas of the C library, are megabytes each.
-      env: { NODE_ENV: 'production', MALLOC_ARENA_MAX: '1', UV_THREADPOOL_SIZE: '2' },
-      workingDir: '/app',
-      user: String(userId),
-      entrypoint: ['/usr/local/bin/node', '--max-semi-space-size=1', '--v8-pool-size=1', '/app/sidecar/main.js'],
-    },
-    cacheDir,
-  );
+  return {
+    ...settings,
+    layers: [
+      nodeLayer(clone),
+      ...(tools.length === 0 ? [] : [toolLayer]),
+      packageLayer(clone, program),
+      sourceLayer(program),
+    ],
+  };
 }
 
 /**
@@ -159,12 +148,13 @@ export async function corednsImage(binDir: string, cacheDir: string = defaultCac
   return buildImage({ repository: 'ringmaster.local/coredns', layers, entrypoint: ['/coredns'] }, cacheDir);
 }
 
-function nodeLayer(): LayerSpec {
-  const source = join(root, 'node_modules', nodePackage(), 'bin/node');
+function nodeLayer(clone: string = root): LayerSpec {
+  const source = join(clone, 'node_modules', nodePackage(), 'bin/node');
   return { files: [...skeleton, { source, target: '/usr/local/bin/node', mode: 0o755 }], withLibraries: true };
 }
 
-function nodePackage(): string {
+/** The package that has the program `node` of this architecture. */
+export function nodePackage(): string {
   return `node-linux-${process.arch}`;
 }
 
@@ -174,12 +164,14 @@ async function programFile(name: string): Promise<FileSpec> {
   return { source, target: `/usr/bin/${name}`, mode: 0o755 };
 }
 
-function packageLayer({ packages }: Program): LayerSpec {
+function packageLayer(clone: string, { packages }: Program): LayerSpec {
   const files = packages.map((path): FileSpec => {
+    // As the layer names what is in it, also where the clone or its packages are reached by a link.
+    const source = realpathSync(join(clone, path));
     // Packages within a package are listed themselves.
-    const nested = join(root, path, 'node_modules');
+    const nested = join(source, 'node_modules');
     const skip = (child: string): boolean => child === nested || isForDevelopers(child);
-    return { source: join(root, path), target: `/app/${path}`, skip };
+    return { source, target: `/app/${path}`, skip };
   });
   return { files };
 }

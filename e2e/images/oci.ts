@@ -26,6 +26,9 @@ export interface ImageSpec {
   workingDir?: string;
   user?: string;
   entrypoint?: string[];
+  /** Arguments of the entrypoint where a container gives none. */
+  cmd?: string[];
+  labels?: Record<string, string>;
 }
 
 export interface Image {
@@ -94,7 +97,9 @@ function imageConfig(spec: ImageSpec, layers: readonly Blob[]): unknown {
       Env: Object.entries(env).map(([key, value]) => `${key}=${value}`),
       WorkingDir: spec.workingDir ?? '/',
       ...(spec.entrypoint === undefined ? {} : { Entrypoint: spec.entrypoint }),
+      ...(spec.cmd === undefined ? {} : { Cmd: spec.cmd }),
       ...(spec.user === undefined ? {} : { User: spec.user }),
+      ...(spec.labels === undefined ? {} : { Labels: spec.labels }),
     },
     rootfs: { type: 'layers', diff_ids: layers.map((layer) => `sha256:${layer.digest}`) },
   };
