@@ -4,6 +4,17 @@
  */
 import { createHmac } from 'node:crypto';
 
+/**
+ * Versions of the contract: `current` is what this code speaks with an equal, `oldest` what it still speaks with others. Each release speaks the
+ * version of the one before, so that pods keep the sidecar that they were made with. PROTOCOL.md has the table of versions.
+ */
+export const protocolVersions: VersionRange = { current: 2, oldest: 1 };
+
+export interface VersionRange {
+  readonly current: number;
+  readonly oldest: number;
+}
+
 /** TCP port of the TLS-PSK server. */
 export const defaultPort = 7070;
 /** TCP port of the plain HTTP server that answers health, probes and metrics alone: neither a kubelet nor Prometheus speaks TLS-PSK. */
@@ -30,8 +41,10 @@ export const paths = {
   started: '/startedz',
 } as const;
 
-/** Response headers of `/v1/log`, and the trailer that says why a followed stream ended. Lower case, as Node hands them over. */
+/** Headers, and the trailer that says why a followed stream ended. Lower case, as Node hands them over. All but the first are of `/v1/log`. */
 export const headers = {
+  /** Of a request: the newest version that the caller speaks. Of every answer but the plain port's: the version that it is in. Absent: 1. */
+  protocol: 'ringmaster-protocol',
   /** Which file the offsets belong to; 16 hex digits. It changes only when the file was truncated or replaced. */
   epoch: 'ringmaster-epoch',
   /** The first byte that can still be read; always at the start of a line. */
@@ -91,6 +104,7 @@ export const limits = {
 /** Codes in the `code` field of an error body. */
 export type SidecarErrorCode =
   | 'BAD_REQUEST'
+  | 'PROTOCOL_UNSUPPORTED'
   | 'NOT_FOUND'
   | 'METHOD_NOT_ALLOWED'
   | 'NOT_RUNNING'
@@ -161,6 +175,14 @@ export interface TemplateSource {
   readonly folder: string;
   /** Files in which values are put. */
   readonly replaceIn: readonly string[];
+}
+
+/** What `headers.protocol` says: 1 where it is absent, as in the first release, which had none; NaN where it is no version. */
+export function versionIn(header: string | string[] | undefined): number {
+  if (header === undefined) {
+    return 1;
+  }
+  return typeof header === 'string' && /^\d{1,4}$/.test(header) ? Number(header) : NaN;
 }
 
 /** The PSK identity of an Instance's sidecar. */

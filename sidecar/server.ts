@@ -11,7 +11,7 @@ import type { Socket } from 'node:net';
 import type { LogFile } from './log.ts';
 import { formatMetrics } from './metrics.ts';
 import type { Counters } from './metrics.ts';
-import { headers, limits, paths, tlsOptions } from './protocol.ts';
+import { headers, limits, paths, protocolVersions, tlsOptions, versionIn } from './protocol.ts';
 import type { SidecarErrorCode, SidecarStatus } from './protocol.ts';
 import { parseLogQuery } from './query.ts';
 import type { LogQuery } from './query.ts';
@@ -23,6 +23,7 @@ import { sendLog } from './stream.ts';
 
 const statusOf: Record<SidecarErrorCode, number> = {
   BAD_REQUEST: 400,
+  PROTOCOL_UNSUPPORTED: 400,
   NOT_FOUND: 404,
   METHOD_NOT_ALLOWED: 405,
   NOT_RUNNING: 409,
@@ -123,7 +124,11 @@ export class SidecarServer {
     });
     server.on('request', (request, response) => {
       this.#options.counters.requests += 1;
-      this.#handle(request, response, () => this.#route(request, response));
+      this.#handle(request, response, async () => {
+        if (agreeOnVersion(request, response)) {
+          await this.#route(request, response);
+        }
+      });
     });
     return server;
   }
@@ -307,6 +312,20 @@ function setTimeouts(server: Server | TlsServer): void {
   server.requestTimeout = limits.requestTimeoutMs;
   server.keepAliveTimeout = limits.keepAliveTimeoutMs;
   server.maxHeadersCount = 32;
+}
+
+/** Answers in the newest version that both sides speak. A caller that is too old is told which it would have to speak. */
+function agreeOnVersion(request: IncomingMessage, response: ServerResponse): boolean {
+  const asked = versionIn(request.headers[headers.protocol]);
+  const { current, oldest } = protocolVersions;
+  if (asked >= oldest) {
+    response.setHeader(headers.protocol, Math.min(asked, current));
+    return true;
+  }
+  response.setHeader(headers.protocol, current);
+  const spoken = `this sidecar speaks the versions ${oldest} to ${current} of its protocol`;
+  sendError(response, 'PROTOCOL_UNSUPPORTED', `Cannot answer: ${spoken}, the caller an older one or none`);
+  return false;
 }
 
 function hasMethod(request: IncomingMessage, response: ServerResponse, method: string): boolean {

@@ -5,7 +5,7 @@ import type { ErrorCode } from '../errors.ts';
 import { createSilentLogger } from '../log.ts';
 import type { LogTarget } from '../logs/target.ts';
 import { ApiError } from '../runtime/client.ts';
-import { SidecarUnreachableError } from '../sidecar/client.ts';
+import { SidecarUnreachableError, SidecarVersionError } from '../sidecar/client.ts';
 import { createStdinWriter } from './stdin.ts';
 
 const running: LogTarget = {
@@ -74,6 +74,16 @@ const faults: [title: string, scene: Scene, code: ErrorCode][] = [
   ['no key', { hasKey: false }, 'STDIN_UNAVAILABLE'],
   ['a sidecar that is not there', { sidecarFault: unreachable }, 'STDIN_UNAVAILABLE'],
   ['a connection that breaks', { sidecarFault: new Error('socket hang up') }, 'STDIN_UNCERTAIN'],
+  [
+    'a sidecar that is too new',
+    { sidecarFault: new SidecarVersionError(3, { current: 1, oldest: 1 }) },
+    'STDIN_UNAVAILABLE',
+  ],
+  [
+    'a sidecar that is too old, and has typed it',
+    { sidecarFault: new SidecarVersionError(1, { current: 3, oldest: 2 }) },
+    'STDIN_UNCERTAIN',
+  ],
   ['no such pod', { runtime: 'kubernetes', attachFault: apiError(404, 'pods "x" not found') }, 'NOT_RUNNING'],
   [
     'a container that has ended',

@@ -5,7 +5,7 @@ import type { LogTarget } from '../logs/target.ts';
 import { workloadContainer } from '../names.ts';
 import { ApiError } from '../runtime/client.ts';
 import type { Client } from '../runtime/client.ts';
-import { SidecarError, SidecarUnreachableError } from '../sidecar/client.ts';
+import { SidecarError, SidecarUnreachableError, SidecarVersionError } from '../sidecar/client.ts';
 import type { SidecarClient } from '../sidecar/client.ts';
 import { StdinFault } from './typist.ts';
 import type { StdinWriter } from './typist.ts';
@@ -82,6 +82,10 @@ function sidecarFault(error: unknown, log: Logger): Error {
   if (error instanceof SidecarUnreachableError) {
     log.info({ cause: error.message }, 'Cannot reach a sidecar');
     return new OperatorError('STDIN_UNAVAILABLE', 'Cannot type: the instance does not answer', { cause: error });
+  }
+  if (error instanceof SidecarVersionError && !error.mayHaveActed) {
+    log.warn({ cause: error.message }, 'A sidecar speaks another protocol');
+    return new OperatorError('STDIN_UNAVAILABLE', `Cannot type: ${error.message}`, { cause: error });
   }
   if (!(error instanceof SidecarError)) {
     log.info({ cause: messageOf(error) }, 'A call to a sidecar broke');

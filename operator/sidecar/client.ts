@@ -5,13 +5,24 @@
  * instance, given up before the sidecar would: a call must not meet a connection that the other side is just closing, because a line that may
  * or may not have been typed cannot be sent again. The kernel asks after quiet connections, so a peer that is gone ends them in 13 s at most.
  *
- * Nothing here retries: that is the caller's loop. A refusal is a `SidecarError`, everything else is a plain error of the network.
+ * Nothing here retries: that is the caller's loop. A refusal is a `SidecarError`, a sidecar that is too old or too new a `SidecarVersionError`,
+ * everything else is a plain error of the network.
  */
 import { Agent, request as httpsRequest } from 'node:https';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import type { RequestOptions } from 'node:https';
-import { defaultPort, deriveKey, headers, identityOf, limits, paths, tlsOptions } from '../../sidecar/protocol.ts';
-import type { SidecarErrorCode, SidecarStatus } from '../../sidecar/protocol.ts';
+import {
+  defaultPort,
+  deriveKey,
+  headers,
+  identityOf,
+  limits,
+  paths,
+  protocolVersions,
+  tlsOptions,
+  versionIn,
+} from '../../sidecar/protocol.ts';
+import type { SidecarErrorCode, SidecarStatus, VersionRange } from '../../sidecar/protocol.ts';
 import { BodyBytes } from './bytes.ts';
 import type { MasterKey } from './masterkey.ts';
 
@@ -91,6 +102,19 @@ export class SidecarUnreachableError extends Error {
   }
 }
 
+/** The two sides have no version of the protocol in common. Its message ends a sentence that begins with what cannot be done. */
+export class SidecarVersionError extends Error {
+  /** A sidecar that is too old does not know that: it has done what it was asked. */
+  readonly mayHaveActed: boolean;
+
+  constructor(version: number, { current, oldest }: VersionRange) {
+    const spoken = oldest === current ? `${current}` : `${oldest} to ${current}`;
+    super(`its sidecar speaks protocol ${version}, this Ringmaster ${spoken}: restart the instance`);
+    this.name = 'SidecarVersionError';
+    this.mayHaveActed = version < oldest;
+  }
+}
+
 interface ErrorBody {
   readonly error?: string;
   readonly code?: SidecarErrorCode;
@@ -100,6 +124,8 @@ interface ErrorBody {
 export interface SidecarClientOptions {
   readonly masterKey: MasterKey;
   readonly timeouts?: Partial<typeof sidecarTimeouts>;
+  /** What is spoken; the protocol's if absent. */
+  readonly versions?: VersionRange;
 }
 
 export const sidecarTimeouts = {
@@ -140,8 +166,17 @@ export function createSidecarClient(options: SidecarClientOptions): SidecarClien
     maxFreeSockets: 1,
     timeout: timeouts.idleMs,
   });
-  const send = async (call: Omit<Call, 'key' | 'timeouts'>): Promise<IncomingMessage> => {
-    return await sendCall({ ...call, key: await options.masterKey.read(), timeouts });
+  const versions = options.versions ?? protocolVersions;
+  const send = async (call: Omit<Call, 'key' | 'timeouts' | 'version'>): Promise<IncomingMessage> => {
+    const key = await options.masterKey.read();
+    const response = await sendCall({ ...call, key, timeouts, version: versions.current });
+    const version = versionIn(response.headers[headers.protocol]);
+    if (version >= versions.oldest && version <= versions.current) {
+      return response;
+    }
+    response.on('error', ignoreAfterRefusal);
+    response.destroy();
+    throw new SidecarVersionError(version, versions);
   };
   return {
     async openLog(at, range, signal) {
@@ -181,6 +216,8 @@ interface Call {
   readonly timeoutMs: number;
   readonly key: Buffer;
   readonly timeouts: typeof sidecarTimeouts;
+  /** The newest that is spoken here. */
+  readonly version: number;
 }
 
 /** Resolves with the response once its headers are there. */
@@ -219,7 +256,7 @@ async function sendCall(call: Call): Promise<IncomingMessage> {
   }
 }
 
-function toOptions({ at, key, agent, method, path, body, timeouts }: Call): RequestOptions {
+function toOptions({ at, key, agent, method, path, body, timeouts, version }: Call): RequestOptions {
   return {
     ...tlsOptions,
     pskCallback: () => ({ psk: deriveKey(key, at.instanceUid), identity: identityOf(at.instanceUid) }),
@@ -234,7 +271,10 @@ function toOptions({ at, key, agent, method, path, body, timeouts }: Call): Requ
     noDelay: true,
     keepAlive: true,
     keepAliveInitialDelay: timeouts.tcpKeepAliveMs,
-    headers: body === undefined ? {} : { 'content-length': body.length },
+    headers: {
+      [headers.protocol]: String(version),
+      ...(body === undefined ? {} : { 'content-length': body.length }),
+    },
   } as RequestOptions;
 }
 
@@ -324,4 +364,8 @@ function withLimit(signal: AbortSignal | undefined, timeoutMs: number): AbortSig
 
 function timeoutError(what: string, timeoutMs: number): Error {
   return Object.assign(new Error(`${what} within ${timeoutMs} ms`), { code: 'ETIMEDOUT' });
+}
+
+function ignoreAfterRefusal(): void {
+  // The answer was given up on purpose; how it ended does not matter any more.
 }

@@ -17,8 +17,8 @@ import { text } from 'node:stream/consumers';
 import { deriveKey, headers, tlsOptions } from '../protocol.ts';
 import type { SidecarRuntime, SidecarStatus } from '../protocol.ts';
 
-const main = fileURLToPath(new URL('../main.ts', import.meta.url));
-const launcher = fileURLToPath(new URL('../launch.sh', import.meta.url));
+/** Of this tree. */
+const ownFolder = fileURLToPath(new URL('..', import.meta.url));
 const stepMs = 10;
 
 /** Resolves once the condition holds; rejects, with what it says, after the time. */
@@ -59,15 +59,18 @@ export class Rig {
   sidecarLog = '';
   readonly #children = new Set<ChildProcess>();
   #env: NodeJS.ProcessEnv = {};
+  #folder = ownFolder;
 
   private constructor(directory: string, runtime: SidecarRuntime) {
     this.directory = directory;
     this.runtime = runtime;
   }
 
-  static async create(runtime: SidecarRuntime, env: NodeJS.ProcessEnv = {}): Promise<Rig> {
+  /** `folder` has the sidecar's sources, of this release or another. */
+  static async create(runtime: SidecarRuntime, env: NodeJS.ProcessEnv = {}, folder = ownFolder): Promise<Rig> {
     const rig = new Rig(await mkdtemp(join(tmpdir(), 'sidecar-')), runtime);
     rig.#env = env;
+    rig.#folder = folder;
     await writeFile(join(rig.directory, 'key'), rig.key.toString('hex'));
     [rig.port, rig.healthPort] = await Promise.all([freePort(), freePort()]);
     await rig.startSidecar();
@@ -79,7 +82,7 @@ export class Rig {
   }
 
   async startSidecar(): Promise<void> {
-    const child = spawn(process.execPath, [main], {
+    const child = spawn(process.execPath, [join(this.#folder, 'main.ts')], {
       env: {
         PATH: process.env['PATH'],
         RINGMASTER_DIR: this.directory,
@@ -120,7 +123,7 @@ export class Rig {
   /** Starts the launcher under a shell (`dash`, `busybox sh`) as a container would. */
   launch(shell: readonly string[], command: readonly string[], env: NodeJS.ProcessEnv = {}): ChildProcess {
     const [program, ...rest] = shell;
-    const child = spawn(program ?? 'sh', [...rest, launcher, '--', ...command], {
+    const child = spawn(program ?? 'sh', [...rest, join(this.#folder, 'launch.sh'), '--', ...command], {
       env: {
         PATH: process.env['PATH'],
         HOME: this.directory,
@@ -135,8 +138,13 @@ export class Rig {
     return child;
   }
 
-  async call(method: string, path: string, body?: string | Buffer): Promise<Answer> {
-    const response = await this.#request(method, path, body);
+  async call(
+    method: string,
+    path: string,
+    body?: string | Buffer,
+    sent: Readonly<Record<string, string>> = {},
+  ): Promise<Answer> {
+    const response = await this.#request(method, path, body, sent);
     return { status: response.statusCode ?? 0, headers: response.headers, body: await text(response) };
   }
 
@@ -175,7 +183,12 @@ export class Rig {
     await rm(this.directory, { recursive: true, force: true });
   }
 
-  async #request(method: string, path: string, body?: string | Buffer): Promise<IncomingMessage> {
+  async #request(
+    method: string,
+    path: string,
+    body?: string | Buffer,
+    sent: Readonly<Record<string, string>> = {},
+  ): Promise<IncomingMessage> {
     // Spread, because the types of node:https leave the key out.
     const secret = { pskCallback: () => ({ psk: this.key, identity: this.uid }), checkServerIdentity: () => undefined };
     const outgoing = request({
@@ -185,6 +198,7 @@ export class Rig {
       port: this.port,
       method,
       path,
+      headers: sent,
       agent: false,
     });
     outgoing.end(body);

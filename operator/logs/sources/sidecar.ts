@@ -17,6 +17,8 @@
  * A quiet stream proves little. After `quietMs` without a byte the sidecar is asked for its log's size on another connection, ever more seldom
  * while nothing comes; a size that the stream does not show, or no answer, and the stream is opened anew.
  *
+ * A sidecar with which no version of the protocol is shared ends the reading with `LOG_SOURCE_UNAVAILABLE` and a sentence that says what to do.
+ *
  * A line without an end is not given before its pod has ended, since its bytes may still be completed: the launcher ends it when the program
  * is started anew. Bytes are pulled, so a reader that does not read stops the sidecar's sending and nothing else.
  *
@@ -26,6 +28,7 @@
  */
 import { OperatorError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
+import { SidecarVersionError } from '../../sidecar/client.ts';
 import type { SidecarClient } from '../../sidecar/client.ts';
 import { lineBytesMax } from '../source.ts';
 import type { Cursor, LastLines, LogEvent, LogSource, Start } from '../source.ts';
@@ -35,7 +38,7 @@ import type { Timer } from './podlog.ts';
 import { beginningOf, comparePositions, decodeCursor, encodeCursor, isBeginning } from './sidecarcursor.ts';
 import type { SidecarPosition } from './sidecarcursor.ts';
 import { readSidecarTail } from './sidecartail.ts';
-import { SidecarPod } from './sidecarpod.ts';
+import { SidecarPod, versionFault } from './sidecarpod.ts';
 import type { PodOutcome, PodStart } from './sidecarpod.ts';
 import { endWithoutPod, TargetFollow } from './targetfollow.ts';
 
@@ -105,6 +108,9 @@ async function readTail(options: SidecarOptions, count: number, signal: AbortSig
     signal.throwIfAborted();
     if (isFinished || isStarting === true) {
       return none;
+    }
+    if (error instanceof SidecarVersionError) {
+      throw versionFault(error);
     }
     throw new OperatorError('LOG_SOURCE_UNAVAILABLE', 'Cannot read the log now: try again', { cause: error });
   }

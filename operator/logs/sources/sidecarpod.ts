@@ -1,6 +1,6 @@
 /** Reads one pod's log from its sidecar, one opening after the other, and remembers where it stands. See sidecar.ts for the whole. */
-import { messageOf } from '../../errors.ts';
-import { SidecarError, SidecarUnreachableError } from '../../sidecar/client.ts';
+import { messageOf, OperatorError } from '../../errors.ts';
+import { SidecarError, SidecarUnreachableError, SidecarVersionError } from '../../sidecar/client.ts';
 import type { SidecarAddress, SidecarLog } from '../../sidecar/client.ts';
 import type { LogEvent } from '../source.ts';
 import type { LogTarget } from '../target.ts';
@@ -281,6 +281,9 @@ export class SidecarPod {
     if (error instanceof SidecarError && error.code === 'OFFSET_BEYOND_END') {
       return yield* this.#onBeyondEnd(error);
     }
+    if (error instanceof SidecarVersionError) {
+      throw versionFault(error);
+    }
     this.#options.log.info({ cause: messageOf(error) }, 'Cannot read a log from its sidecar, will try again');
     if (error instanceof SidecarUnreachableError) {
       return refusals.has(error.code ?? '') || (error.code ?? '').startsWith('ERR_SSL') ? 'refused' : 'unreachable';
@@ -300,4 +303,9 @@ export class SidecarPod {
     yield { type: 'gap', lines: undefined, cause: 'rotated' };
     return 'again';
   }
+}
+
+/** Asking again would not mend it, and a client that is left waiting learns nothing: each reader is told, and may come again. */
+export function versionFault(error: SidecarVersionError): OperatorError {
+  return new OperatorError('LOG_SOURCE_UNAVAILABLE', `Cannot read the log: ${error.message}`, { cause: error });
 }
