@@ -16,6 +16,7 @@ const reconcileSecondsBuckets = [0.005, 0.025, 0.1, 0.5, 2.5, 10, 60];
 export interface MasterMetrics {
   readonly socketsOpen: Gauge<'kind'>;
   readonly upgradesRefused: Counter<'status'>;
+  readonly connectionsCut: Counter<'cause'>;
   readonly socketsClosed: Counter<'cause'>;
   readonly linesSent: Counter;
   readonly eventsSent: Counter<'type'>;
@@ -162,6 +163,12 @@ function socketMetrics(registers: Registry[]): Omit<MasterMetrics, keyof Request
       name: 'ringmaster_master_upgrades_refused_total',
       help: 'WebSocket upgrades that were answered with an HTTP error, by its status.',
       labelNames: ['status'] as const,
+      registers,
+    }),
+    connectionsCut: new Counter({
+      name: 'ringmaster_master_connections_cut_total',
+      help: 'Connections, WebSockets not among them, that were cut without an answer, by cause: crowded (too many, and this one waited longest), pipelined (too many requests at once), unread (an answer was not read).',
+      labelNames: ['cause'] as const,
       registers,
     }),
     socketsClosed: new Counter({

@@ -23,10 +23,9 @@ import type { AcceptedConsole } from './upgrade.ts';
 
 /** What is used of a WebSocket of ws. */
 export interface ConsoleSocket extends ClientSocket {
-  pause(): void;
   resume(): void;
   on(event: 'pong' | 'error', listener: () => void): unknown;
-  on(event: 'message', listener: (data: Buffer, isBinary: boolean) => void): unknown;
+  on(event: 'ping' | 'message', listener: (data: Buffer, isBinary: boolean) => void): unknown;
 }
 
 export interface ConsoleOptions {

@@ -76,7 +76,10 @@ export const systemTimers: Timers = {
 
 /** Every bound on what strangers and clients can take, with its unit. */
 export interface Limits {
-  /** TCP connections, sockets and plain HTTP together; more are closed at once. */
+  /**
+   * TCP connections, sockets and plain HTTP together; more are closed at once. Those that are no sockets may be as many as sockets leave room for; where
+   * there are more, the oldest that is not being answered is closed.
+   */
   readonly connectionsMax: number;
   readonly socketsMax: number;
   readonly socketsPerKeyMax: number;
@@ -88,6 +91,8 @@ export interface Limits {
   /** With TLS: to the first byte of a connection, and from there to the end of the handshake. */
   readonly handshakeTimeoutMs: number;
   readonly requestTimeoutMs: number;
+  /** A plain answer of which the client takes nothing for so long is given up. */
+  readonly answerTimeoutMs: number;
   readonly keepAliveTimeoutMs: number;
   /** A frame from the client of a live log; above it 1009. */
   readonly clientFrameBytesMax: number;
@@ -123,6 +128,7 @@ export const defaultLimits: Limits = {
   headersTimeoutMs: 10_000,
   handshakeTimeoutMs: 10_000,
   requestTimeoutMs: 30_000,
+  answerTimeoutMs: 30_000,
   keepAliveTimeoutMs: 65_000,
   clientFrameBytesMax: 1024,
   consoleFrameBytesMax: 64 * 1024,

@@ -10,8 +10,10 @@ import type { Key } from './auth.ts';
 import { decide, readToken } from './auth.ts';
 import { createCommands } from './commands.ts';
 import { consoleRoute } from './console-messages.ts';
+import { createGate } from './gate.ts';
 import type { KeyTable } from './keys.ts';
 import { openApiDocument } from './openapi.ts';
+import type { Timers } from './ports.ts';
 import { createRateLimit } from './rate.ts';
 import { badRequest, refusalOf, unauthorized } from './refusal.ts';
 import type { ClusterRoutesOptions } from './routes/cluster.ts';
@@ -33,6 +35,9 @@ export interface RestOptions extends InstanceRoutesOptions, ConfigurationRoutesO
   /** Whether the caches have been filled. */
   isSynced(): boolean;
 }
+
+/** Scrapes are far fewer. */
+const pageLimits = { perSecond: 5, burst: 20, inFlightMax: 2 };
 
 export interface Rest {
   readonly router: Router;
@@ -84,21 +89,41 @@ function addProbes(router: Router, options: RestOptions): void {
 }
 
 function addOpenCalls(router: Router, options: RestOptions): void {
-  const { clusterName, metrics, nodeId, sockets } = options;
+  const { clock, clusterName, metrics, nodeId, sockets } = options;
   const answerPing: RequestHandler = (_request, response) => {
     response.json({ status: 'ok', nodeId, clusterName, master: true });
   };
-  const answerMetrics: RequestHandler = async (_request, response) => {
+  const page = createPage(clock, async () => {
     sockets.measure();
-    response.set('Content-Type', metrics.contentType).send(await metrics.text());
+    return metrics.text();
+  });
+  const answerMetrics: RequestHandler = async (_request, response) => {
+    response.set('Content-Type', metrics.contentType).send(await page());
   };
-  const document = openApiDocument();
+  // One copy for everybody: who does not read it costs no memory.
+  const document = Buffer.from(JSON.stringify(openApiDocument()), 'utf8');
   const answerDocument: RequestHandler = (_request, response) => {
-    response.json(document);
+    response.set('Content-Type', 'application/json; charset=utf-8').send(document);
   };
   addRoute(router, { path: '/api/ping', name: 'ping' }, { GET: answerPing });
   addRoute(router, { path: '/api/metrics', name: 'metrics' }, { GET: answerMetrics });
   addRoute(router, { path: '/api/openapi.json', name: 'openapi' }, { GET: answerDocument });
+}
+
+/** A page that anybody may ask for and that costs something to make: beyond so many a second the last one is given again. */
+function createPage(clock: Timers, make: () => Promise<string>): () => Promise<Buffer> {
+  const gate = createGate(pageLimits, clock);
+  let last: Promise<Buffer> | undefined;
+  return async () => {
+    if (gate.enter() || last === undefined) {
+      last = make()
+        .then((text) => Buffer.from(text, 'utf8'))
+        .finally(() => {
+          gate.leave();
+        });
+    }
+    return last;
+  };
 }
 
 function addConsoleRoutes(router: Router, { releaseNamespace, runner }: RestOptions): void {

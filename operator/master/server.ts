@@ -12,7 +12,7 @@
  * over the port closes, requests in flight finish within another grace, and the rest is cut.
  */
 import { createServer as createHttpServer } from 'node:http';
-import type { IncomingMessage, Server, ServerOptions as HttpOptions } from 'node:http';
+import type { RequestListener, Server, ServerOptions as HttpOptions } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
 import express from 'express';
 import expressWs from 'express-ws';
@@ -24,6 +24,7 @@ import { createAccess } from './access.ts';
 import type { CertificateSource } from './certificate.ts';
 import { createLineRunner } from './commandline.ts';
 import type { LineRunner } from './commandline.ts';
+import { Connections } from './connections.ts';
 import { consoleRoute } from './console-messages.ts';
 import { serveConsole } from './console.ts';
 import type { Dispatcher } from './dispatch.ts';
@@ -88,6 +89,8 @@ export interface MasterServer {
 
 /** How often Node looks for connections whose request is late; the precision of the two time limits. */
 const lateCheckIntervalMs = 1_000;
+/** Connections that the kernel holds for us while we are busy, if it is allowed so many: others try again after a second or more. */
+const backlog = 4_096;
 /** Data frames of one message from the client, and pieces of it that wait. Those of a live log are small and ignored. */
 const piecesMax = { 'live-log': 64, console: 1_024 } as const;
 
@@ -99,19 +102,19 @@ export function createServer(options: MasterServerOptions): MasterServer {
   const clock = options.clock ?? systemTimers;
   const { keys, metrics } = options;
   const app = createApp();
-  const server = createListener(app, limits, options);
-  const connections = trackConnections(server);
-  const answering = trackRequests(server);
+  const connections = new Connections({ limits, metrics });
+  const server = createListener(boundBy(connections, app), limits, options);
+  connections.watch(server);
   const access = createAccess({ keys, clock, reviews: options.reviews, metrics, log: options.log });
   const sockets = createSockets({ limits, clock, keys: access, metrics });
   const gate = createUpgradeGate({
     ...options,
     access,
     sockets,
-    isBusy: (socket) => (answering.get(socket) ?? 0) > 0,
+    isBusy: (socket) => connections.isBusy(socket),
   });
   const runner = createLineRunner(options);
-  addWebSockets({ app, server, gate, limits, runner, options });
+  addWebSockets({ app, server, connections, gate, limits, runner, options });
   const rest = createRest({ ...options, access, clock, limits, runner, sockets });
   app.use(rest.router);
 
@@ -149,7 +152,13 @@ function createApp(): express.Application {
   return app;
 }
 
-function createListener(app: express.Application, limits: Limits, options: MasterServerOptions): Server {
+function boundBy(connections: Connections, app: express.Application): RequestListener {
+  return (request, response) => {
+    if (connections.admit(request, response)) app(request, response);
+  };
+}
+
+function createListener(app: RequestListener, limits: Limits, options: MasterServerOptions): Server {
   const { certificate, metrics } = options;
   const http: HttpOptions = {
     maxHeaderSize: limits.headerBytesMax,
@@ -163,7 +172,6 @@ function createListener(app: express.Application, limits: Limits, options: Maste
     certificate === undefined
       ? createHttpServer(http, app)
       : createTlsServer(app, { certificate, http, limits, metrics });
-  server.maxConnections = limits.connectionsMax;
   server.on('clientError', clientOnError);
   return server;
 }
@@ -172,23 +180,27 @@ function createListener(app: express.Application, limits: Limits, options: Maste
 function addWebSockets(parts: {
   app: express.Application;
   server: Server;
+  connections: Connections;
   gate: UpgradeGate;
   limits: Limits;
   runner: LineRunner;
   options: MasterServerOptions;
 }): void {
-  const { gate, limits, runner, server } = parts;
+  const { connections, gate, limits, runner, server } = parts;
   const { log, metrics } = parts.options;
   const wsOptions: ServerOptions = {
     verifyClient: (info, accept) => {
       gate.verifyClient(info, (isAccepted) => {
         // ws reads its options while it is called back, in the same turn, and each socket keeps what it was given.
         Object.assign(webSockets.getWss().options, clientFrameLimits(limits, gate.kindOf(info.req)));
+        connections.upgrade(info.req.socket);
         accept(isAccepted);
       });
     },
     handleProtocols: gate.handleProtocols,
     clientTracking: false,
+    // chatter.ts does.
+    autoPong: false,
     perMessageDeflate: false,
     skipUTF8Validation: false,
     ...clientFrameLimits(limits, undefined),
@@ -218,32 +230,6 @@ function clientFrameLimits(limits: Limits, kind: Accepted['kind'] = 'live-log'):
   };
 }
 
-/** TCP connections. The HTTP server knows only those on which a handshake has come to its end. */
-function trackConnections(server: Server): Set<Socket> {
-  const connections = new Set<Socket>();
-  server.on('connection', (socket: Socket) => {
-    connections.add(socket);
-    socket.once('close', () => connections.delete(socket));
-  });
-  return connections;
-}
-
-/** Requests under way on each connection. */
-function trackRequests(server: Server): WeakMap<Socket, number> {
-  const answering = new WeakMap<Socket, number>();
-  const add = (socket: Socket, change: number): void => {
-    answering.set(socket, (answering.get(socket) ?? 0) + change);
-  };
-  server.prependListener('request', (request: IncomingMessage, response) => {
-    const { socket } = request;
-    add(socket, 1);
-    response.once('close', () => {
-      add(socket, -1);
-    });
-  });
-  return answering;
-}
-
 /** What was no HTTP request: too large, too late, or garbage. */
 function clientOnError(error: NodeJS.ErrnoException, socket: Socket): void {
   // In the middle of an earlier answer ours would be taken for a part of it.
@@ -263,7 +249,7 @@ function faultOf(code: string | undefined): Refusal {
 async function listen(server: Server, { port, host }: MasterServerOptions): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<undefined>();
   server.once('error', reject);
-  server.listen({ port, ...(host === undefined ? {} : { host }) }, () => {
+  server.listen({ port, backlog, ...(host === undefined ? {} : { host }) }, () => {
     resolve(undefined);
   });
   await promise;
@@ -272,7 +258,7 @@ async function listen(server: Server, { port, host }: MasterServerOptions): Prom
 
 async function stop(parts: {
   server: Server;
-  connections: ReadonlySet<Socket>;
+  connections: Connections;
   sockets: SocketRegistry;
   clock: Timers;
   graceMs: number;
@@ -287,7 +273,7 @@ async function stop(parts: {
   });
   server.closeIdleConnections();
   const cancel = clock.after(graceMs, () => {
-    for (const socket of connections) socket.destroy();
+    connections.destroy();
   });
   await promise;
   cancel();

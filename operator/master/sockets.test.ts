@@ -23,6 +23,10 @@ class FakeSocket implements ClientSocket {
     this.did.push('ping');
   }
 
+  pause(): void {
+    if (!this.did.includes('pause')) this.did.push('pause');
+  }
+
   close(code: number, reason: string): void {
     this.readyState = 2;
     this.did.push(`close ${code} ${reason}`);
@@ -34,12 +38,17 @@ class FakeSocket implements ClientSocket {
     this.did.push('terminate');
   }
 
-  on(event: 'pong' | 'error', listener: () => void): void {
-    if (event === 'pong') this.#onPong.push(listener);
+  on(event: string, listener: (data: Buffer) => void): void {
+    if (event === 'pong')
+      this.#onPong.push(() => {
+        listener(Buffer.alloc(0));
+      });
   }
 
-  pong(): void {
-    for (const listener of this.#onPong) listener();
+  /** Its own, and one of the peer where nothing is given. */
+  pong(data?: Buffer): void {
+    if (data === undefined) for (const listener of this.#onPong) listener();
+    else this.did.push('pong');
   }
 }
 
@@ -98,6 +107,17 @@ test('sockets: a ping every 15 s, and the end 15 s after one that is not answere
   timers.advance(1_000);
   assert.deepEqual(silent.did, ['ping', 'terminate']);
   assert.deepEqual(answering.did, ['ping', 'ping']);
+});
+
+test('sockets: after the Master itself was held up, nobody is cut before what came meanwhile is read', () => {
+  const { timers, open } = setUp();
+  const { ws } = open('a');
+  timers.advance(15_000);
+  assert.deepEqual(ws.did, ['ping']);
+  timers.stall(20_000);
+  assert.deepEqual(ws.did, ['ping'], 'its pong may wait to be read');
+  timers.advance(1_000);
+  assert.deepEqual(ws.did, ['ping', 'terminate'], 'it did not');
 });
 
 test('sockets: deleting a key closes exactly its sockets, at once, and cuts those that do not answer within a second', () => {
@@ -178,6 +198,25 @@ test('sockets: a close that the peer does not finish is cut after 30 s, a patien
   timers.advance(270_000);
   assert.deepEqual(patient.ws.did, ['close 1000 r', 'terminate']);
 });
+
+test('sockets: one that says too much is told so, not read from any more, and cut within two seconds', () => {
+  const { timers, metrics, open } = setUp();
+  const { ws } = open('a');
+  for (let frame = 0; frame < 1_000; frame++) ws.pong();
+  timers.advance(1_000);
+  for (let frame = 0; frame < 100; frame++) ws.pong();
+  assert.deepEqual(ws.did, [], 'so many a second are nothing to speak of');
+  ws.pong();
+  ws.pong();
+  assert.deepEqual(ws.did, ['close 1008 too many frames', 'pause']);
+  timers.advance(2_000);
+  assert.deepEqual(ws.did.slice(2), ['terminate']);
+  return assertCounted(metrics, 'ringmaster_master_sockets_closed_total{cause="flooding"} 1');
+});
+
+async function assertCounted(metrics: Metrics, line: string): Promise<void> {
+  assert.ok((await metrics.text()).split('\n').includes(line));
+}
 
 test('sockets: those that are open, those that lag, the busiest and the limits are metrics, and none names a key', async () => {
   const { metrics, sockets, reserve, open } = setUp();

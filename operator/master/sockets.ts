@@ -8,6 +8,8 @@
 import type { Socket } from 'node:net';
 import type { Metrics } from '../metrics.ts';
 import type { Grant, Grants } from './access.ts';
+import type { ChattySocket } from './chatter.ts';
+import { answerChatter } from './chatter.ts';
 import type { Liveness, Traffic } from './liveness.ts';
 import { createLiveness, judge, notePong } from './liveness.ts';
 import type { Timers, Limits } from './ports.ts';
@@ -15,12 +17,13 @@ import type { Refusal } from './refusal.ts';
 import { unavailable } from './refusal.ts';
 
 /** What is used of a WebSocket of ws. */
-export interface ClientSocket {
+export interface ClientSocket extends ChattySocket {
   readonly readyState: number;
   ping(): void;
+  /** Reads no more. */
+  pause(): void;
   close(code: number, reason: string): void;
   terminate(): void;
-  on(event: 'pong' | 'error', listener: () => void): unknown;
 }
 
 /** The `readyState` in which a WebSocket may be written to; fixed by the standard. */
@@ -44,7 +47,7 @@ export interface Slot {
   release(): void;
 }
 
-export type CloseCause = 'stopped' | 'exit' | 'fault' | 'revoked' | 'draining' | 'unresponsive';
+export type CloseCause = 'stopped' | 'exit' | 'fault' | 'revoked' | 'draining' | 'unresponsive' | 'flooding';
 
 export interface SocketRegistry {
   /** A slot, or why there is none (503). */
@@ -69,6 +72,8 @@ export interface SocketRegistryOptions {
 const tickMs = 1_000;
 /** A revoked socket has this long to answer the close frame; the whole takes less than a second. */
 const revokedGraceMs = 700;
+/** One that floods us is not read from any more, so it cannot answer; it has this long to read why. */
+const floodedGraceMs = 1_000;
 /** For a peer that does not finish a close that is under way. */
 const closingGraceMs = 30_000;
 const retryAfterSeconds = 5;
@@ -198,6 +203,16 @@ class Registry implements SocketRegistry {
     ws.on('pong', () => {
       notePong(liveness, clock.nowMs(), limits);
     });
+    answerChatter(ws, tcp, {
+      clock,
+      isReadOnly: entry.owner.kind === 'live-log',
+      isOpen: () => ws.readyState === openState,
+      onFlood: () => {
+        this.#close(entry, flooding);
+        ws.pause();
+        entry.endAtMs = clock.nowMs() + floodedGraceMs;
+      },
+    });
     if (!keys.holds(entry.owner.key, 'ALL')) this.#revoke([entry]);
     else if (this.isDraining) this.#close(entry, draining);
   }
@@ -250,9 +265,14 @@ class Registry implements SocketRegistry {
     cancel();
   }
 
-  #arm(): void {
-    this.#cancelTick = this.#options.clock.after(tickMs, () => {
-      this.#arm();
+  #arm(wasLate = false): void {
+    const { clock } = this.#options;
+    const dueAtMs = clock.nowMs() + tickMs;
+    this.#cancelTick = clock.after(tickMs, () => {
+      // After we were held up ourselves, what peers have answered meanwhile is still to be read: nobody is judged before the next tick.
+      const isLate = !wasLate && clock.nowMs() - dueAtMs >= tickMs;
+      this.#arm(isLate);
+      if (isLate) return;
       for (const entry of this.#entries) this.#check(entry);
     });
   }
@@ -276,6 +296,7 @@ class Registry implements SocketRegistry {
   }
 }
 
+const flooding = { code: 1008, reason: 'too many frames', cause: 'flooding' } as const;
 const draining = { code: 1001, reason: 'draining', cause: 'draining' } as const;
 
 function trafficOf(tcp: Socket): Traffic {
