@@ -165,6 +165,29 @@ test('kept log: a program that writes what a launcher would has lines missing, a
   assert.ok(sizeOf(pieces) > log.length - 4 * 4096);
 });
 
+test('kept log: an answer that ends too early is noticed, while it is looked at and while it is given', async () => {
+  const log = numbered(1, 5000);
+  const whole = kubelet({ sidecar: await sealOf(log), last: log });
+  const shortened = kubelet({ sidecar: await sealOf(log), last: log.subarray(0, 20_000) });
+  let reads = 0;
+  const pods: Pick<Client, 'log'> = {
+    log: (ref, options) => {
+      reads += options.container === 'instance' ? 1 : 0;
+      // The first of two looks, then, once both were whole, the first reading.
+      return (reads === 1 || reads === 5 ? shortened : whole).log(ref, options);
+    },
+  };
+  const kept = await KeptLog.find({ pods, namespace: 'games', podName: 'a' }, signal);
+  assert.ok(kept instanceof KeptLog);
+  assert.equal(reads, 4);
+  const cut = await kept.open({ offset: 0, follow: true }, signal);
+  await assert.rejects(async () => {
+    for await (const chunk of cut.bytes) assert.ok(chunk.length > 0);
+  }, /missing/);
+  assert.equal(cut.endReason, undefined);
+  assert.deepEqual(await readFrom(kept, 0), [[0, 1, log]]);
+});
+
 test('kept log: without a mirror, without the seal, without the pod', async () => {
   const log = numbered(1, 10);
   const quiet = await find({ sidecar: await sealOf(log), last: Buffer.alloc(0) });
@@ -197,24 +220,36 @@ function sizeOf(pieces: readonly [number, number, Buffer][]): number {
 }
 
 const runText = fc
-  .array(fc.tuple(fc.integer({ min: 0, max: 3000 }), fc.boolean()), { maxLength: 40 })
-  .chain((lines) => fc.tuple(fc.constant(lines), fc.boolean()))
+  .tuple(
+    fc.array(fc.tuple(fc.integer({ min: 0, max: 2000 }), fc.boolean()), { maxLength: 60, size: 'max' }),
+    fc.boolean(),
+  )
   .map(([lines, isEnded]) => {
     // Lines that differ, and lines that do not.
     const text = lines.map(([length, isSame], index) => (isSame ? 'same' : `${index}${'x'.repeat(length)}`)).join('\n');
     return Buffer.from(isEnded && text !== '' ? `${text}\n` : text);
   });
 
+/** Of a copy, the part between two shares of its bytes is missing: at the beginning, at the end, or in the middle. */
+const missing = fc.tuple(fc.constantFrom('nothing', 'begin', 'middle', 'end'), fc.nat(1000), fc.nat(1000));
+
+function without([where, one, other]: readonly [string, number, number], copy: Buffer): Buffer {
+  const at = (share: number): number => Math.floor((share / 1000) * copy.length);
+  const [from, to] = [
+    where === 'begin' ? 0 : at(Math.min(one, other)),
+    where === 'end' ? copy.length : at(Math.max(one, other)),
+  ];
+  return where === 'nothing' ? copy : Buffer.concat([copy.subarray(0, from), copy.subarray(to)]);
+}
+
 test('kept log: whatever is missing of the copies, what is given is the log, at its place; and where nothing is missing, all of it', async () => {
   const history = fc.record({
     runs: fc.array(runText, { minLength: 1, maxLength: 3 }),
-    cutFront: fc.tuple(fc.double({ min: 0, max: 1, noNaN: true }), fc.double({ min: 0, max: 1, noNaN: true })),
-    cutBack: fc.tuple(fc.double({ min: 0, max: 1, noNaN: true }), fc.double({ min: 0, max: 1, noNaN: true })),
-    isWhole: fc.boolean(),
-    from: fc.double({ min: 0, max: 1, noNaN: true }),
+    missing: fc.tuple(missing, missing),
+    from: fc.nat(1000),
   });
   await fc.assert(
-    fc.asyncProperty(history, async ({ runs, cutFront, cutBack, isWhole, from }) => {
+    fc.asyncProperty(history, async ({ runs, missing: [ofLast, ofPrevious], from }) => {
       let log = Buffer.alloc(0);
       const starts: number[] = [];
       for (const run of runs) {
@@ -222,16 +257,17 @@ test('kept log: whatever is missing of the copies, what is given is the log, at 
         starts.push(log.length);
         log = Buffer.concat([log, run]);
       }
-      const [last = Buffer.alloc(0), previous] = [runs.at(-1), runs.at(-2)].map((run, index) => {
-        if (run === undefined || isWhole) return run;
-        const begin = Math.floor((cutFront[index] ?? 0) ** 4 * run.length);
-        return run.subarray(begin, run.length - Math.floor((cutBack[index] ?? 0) ** 8 * (run.length - begin)));
+      const [last = Buffer.alloc(0), previous] = [runs.at(-1), runs.at(-2)];
+      const kept = await find({
+        sidecar: await sealOf(log, starts),
+        last: without(ofLast, last),
+        previous: previous && without(ofPrevious, previous),
       });
-      const kept = await find({ sidecar: await sealOf(log, starts), last, previous });
       const whole = await readFrom(kept, 0);
       assertTrue(log, whole, starts);
+      const isWhole = ofLast[0] === 'nothing' && ofPrevious[0] === 'nothing';
       if (isWhole) assert.equal(sizeOf(whole), log.length - (starts.at(-2) ?? 0));
-      const [offset = 0] = whole[Math.floor(from * (whole.length - 1))] ?? [];
+      const [offset = 0] = whole[Math.floor((from / 1001) * whole.length)] ?? [];
       assert.deepEqual(
         await readFrom(kept, offset),
         whole.filter(([at]) => at >= offset),
