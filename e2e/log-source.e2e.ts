@@ -1,24 +1,25 @@
 /** The contract of log sources over real pods: one that Kubernetes keeps the log of, and one with a sidecar. */
+import assert from 'node:assert/strict';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import type { Socket } from 'node:net';
-import { after, before } from 'node:test';
+import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { instances } from '../operator/api/v1alpha1/instance.ts';
 import type { Instance } from '../operator/api/v1alpha1/instance.ts';
 import { createSilentLogger } from '../operator/log.ts';
-import { testLogSourceContract } from '../operator/logs/sources/contract.ts';
+import { LogReader, testLogSourceContract } from '../operator/logs/sources/contract.ts';
 import type { LogHarness } from '../operator/logs/sources/contract.ts';
-import type { LogSource } from '../operator/logs/source.ts';
+import type { LogSource, Start } from '../operator/logs/source.ts';
 import { Directory } from '../operator/master/directory.ts';
 import { createSources } from '../operator/master/sources.ts';
 import { systemClock } from '../operator/runtime/clock.ts';
 import { connect } from '../operator/runtime/http.ts';
 import { InformerSet } from '../operator/runtime/informerset.ts';
 import { createSidecarClient } from '../operator/sidecar/client.ts';
-import { applyInstance, enterWorld, eventually, podOf } from './live-harness.ts';
+import { applyInstance, applyInstances, call, enterWorld, eventually, podOf } from './live-harness.ts';
 import type { World } from './live-harness.ts';
 import { releaseNamespace } from './release.ts';
-import { programUnder } from './runtime-harness.ts';
+import { programUnder, runtimes, Typist, underEach } from './runtime-harness.ts';
 import type { Runtime } from './runtime-harness.ts';
 
 /** Copies what is written to a named pipe, until its `cat` is killed, or SIGTERM. */
@@ -152,14 +153,87 @@ async function createHarness(runtime: Runtime): Promise<LogHarness> {
     async finish() {
       await exec('sleep 0.3; touch /tmp/done; kill $(cat /tmp/pid)');
     },
-    // The sidecar is a part of the pod.
-    isGoneWhenFinished: runtime !== 'kubernetes',
     pass: (ms) => sleep(ms),
     async close() {
       await world.kubectl(['delete', 'instance', name, '--wait=false']);
     },
   };
 }
+
+const lifeLines = 20_008;
+/** Has two lives: each writes, waits for a word, and ends inside a line, with a failure if the word was `crash`. */
+const twoLives = `
+printf 'plain\\ntabs\\tand\\ttabs\\n  blanks  \\ngr\u00fc\u00dfe, \u4e16\u754c\\n\\033[31mred\\033[0m\\n\\n\\n'
+awk 'BEGIN { s = sprintf("%300s", ""); gsub(/ /, "w", s); print s; for (i = 1; i <= 20000; i++) print "line " i }'
+read -r word
+printf 'last, without an end'
+[ "$word" != crash ]`;
+
+test('log source: of a finished instance a late reader gets the last lines, the same under every runtime, and one who had read on gets exactly the rest', async () => {
+  const typist = new Typist(world);
+  const ids = await applyInstances(world, underEach(twoLives, { restartPolicy: 'OnFailure' }));
+  const readEach = async (start: (runtime: Runtime) => Start): Promise<Record<Runtime, LogReader>> => {
+    const readers = {} as Record<Runtime, LogReader>;
+    for (const runtime of runtimes) {
+      const uid = await world.kubectl(['get', 'instance', runtime, '-o', 'jsonpath={.metadata.uid}']);
+      readers[runtime] = new LogReader({ source: master.sourceFor(uid), pass: sleep }, start(runtime));
+    }
+    return readers;
+  };
+  const typeEach = async (word: string): Promise<void> => {
+    for (const runtime of runtimes) {
+      await eventually(
+        `${runtime} to take "${word}"`,
+        async () => (await typist.type(ids[runtime], word)).status === 200,
+      );
+    }
+  };
+  const early = await readEach(() => ({ tail: 100_000 }));
+  for (const runtime of runtimes) await early[runtime].untilLines(lifeLines);
+  await typeEach('crash');
+  for (const runtime of runtimes) {
+    await early[runtime].untilLines(2 * lifeLines + 1);
+    await early[runtime].stop();
+  }
+  await typeEach('end');
+  const names = runtimes.map((runtime) => `instance/${runtime}`);
+  await world.kubectl(['wait', '--for=jsonpath={.status.state}=STOPPED', ...names, '--timeout=60s']);
+
+  const all = [...early.kubernetes.texts, 'last, without an end', '<end>'];
+  assert.equal(all.indexOf('<restart>'), lifeLines + 1);
+  for (const back of [15_000, 1]) {
+    const late = await readEach(() => ({ tail: back }));
+    for (const runtime of runtimes) {
+      await late[runtime].until(() => late[runtime].isDone, `the end of ${runtime}`);
+      assert.deepEqual(late[runtime].texts, all.slice(-back - 1), `the last ${back} under ${runtime}`);
+    }
+  }
+  for (const index of [lifeLines + 2, 1.5 * lifeLines, 2 * lifeLines + 1]) {
+    const late = await readEach((runtime) => ({ after: early[runtime].received[index]?.cursor ?? '' }));
+    for (const runtime of runtimes) {
+      await late[runtime].until(() => late[runtime].isDone, `the end of ${runtime}`);
+      assert.deepEqual(late[runtime].texts, all.slice(index + 1), `after line ${index} under ${runtime}`);
+    }
+  }
+  // Of a pod that has ended the kubelet may already have removed the container before the last one.
+  const half = await readEach((runtime) => ({ after: early[runtime].received[100]?.cursor ?? '' }));
+  for (const runtime of runtimes) {
+    const reader = half[runtime];
+    await reader.until(() => reader.isDone, `the end of ${runtime}`);
+    const isWhole = reader.texts.length === all.length - 101;
+    assert.ok(isWhole || reader.texts[0] === '<gap>', `${runtime}: ${JSON.stringify(reader.texts.slice(0, 3))}`);
+    const lines = all.slice(101).filter((text) => !text.startsWith('<'));
+    assert.deepEqual(reader.lines, isWhole ? lines : lines.slice(-lifeLines - 1), runtime);
+  }
+  for (const runtime of runtimes) {
+    const { json } = await call(world.url, `/api/instances/${ids[runtime]}/logs?lines=3`, { token: world.token });
+    assert.deepEqual(
+      (json as { lines: string[] }).lines,
+      ['line 19999', 'line 20000', 'last, without an end'],
+      runtime,
+    );
+  }
+});
 
 for (const runtime of ['kubernetes', 'process'] as const) {
   testLogSourceContract(`${runtime}, on a cluster,`, () => createHarness(runtime));

@@ -103,13 +103,19 @@ start_mirror() {
   mirror_pid=$!
 }
 
-# Gives the mirror two seconds to copy what the workload wrote last.
+# Lets the mirror copy what the workload wrote last: as long as it gets on, for ten seconds at most; two seconds without a step are the end.
 stop_mirror() {
   [ -n "$mirror_pid" ] || return 0
   tries=0
-  while [ "$tries" -lt 20 ]; do
+  looks=0
+  seen=
+  while [ "$tries" -lt 20 ] && [ "$looks" -lt 100 ]; do
     is_taken_over && grep -qs "^pos:[[:space:]]*$(size_of "$log")\$" "/proc/$mirror_pid/fdinfo/"* && break
+    at=$(cat "/proc/$mirror_pid/fdinfo/"* 2>/dev/null)
+    [ "$at" = "$seen" ] || tries=0
+    seen=$at
     tries=$((tries + 1))
+    looks=$((looks + 1))
     sleep 0.1
   done
   sleep 0.1

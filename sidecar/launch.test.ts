@@ -274,6 +274,28 @@ test('launch: the mirror copies every line to standard output, the last one incl
   }
 });
 
+test('launch: a mirror that is taken slowly has its time as long as it gets on, and one that is not taken has two seconds', async () => {
+  const lines = 400_000;
+  const env = { RINGMASTER_MIRROR: 'true' };
+  await withRig('process', async (rig) => {
+    const child = rig.launch(['dash'], ['sh', '-c', `seq 1 ${lines}`], env);
+    let size = 0;
+    child.stdout?.on('data', (data: Buffer) => {
+      size += data.length;
+      child.stdout?.pause();
+      setTimeout(() => child.stdout?.resume(), 100);
+    });
+    await once(child, 'close');
+    assert.equal(size, (await rig.logFile()).length);
+  });
+  await withRig('process', async (rig) => {
+    const child = rig.launch(['dash'], ['sh', '-c', `seq 1 ${lines}`], env);
+    const began = Date.now();
+    await once(child, 'exit');
+    assert.ok(Date.now() - began < 10_000);
+  });
+});
+
 test('launch: people can attach and detach, and what they type reaches the program', async () => {
   for (const runtime of ['screen', 'tmux'] as const) {
     await withRig(runtime, async (rig) => {

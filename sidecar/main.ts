@@ -18,10 +18,18 @@ import { GrowingFile } from './growth.ts';
 import { Ingest } from './ingest.ts';
 import { LogFile } from './log.ts';
 import { createCounters } from './metrics.ts';
-import { defaultDirectory, defaultHealthPort, defaultPort, identityOf, sidecarRuntimes } from './protocol.ts';
+import {
+  defaultDirectory,
+  defaultHealthPort,
+  defaultPort,
+  identityOf,
+  sealMessage,
+  sidecarRuntimes,
+} from './protocol.ts';
 import type { SidecarRuntime, SidecarStatus } from './protocol.ts';
 import { ReadyGate } from './ready.ts';
 import { canPunch, keepWithin, punchWithFallocate } from './reclaim.ts';
+import { sealLog } from './seal.ts';
 import { SidecarServer } from './server.ts';
 import { Starts } from './starts.ts';
 import { readWorkload } from './status.ts';
@@ -111,6 +119,8 @@ export async function runSidecar(settings: Settings, signal: AbortSignal): Promi
   say('info', 'Serving', { port: settings.port, healthPort: settings.healthPort, runtime: settings.runtime });
   await aborted(signal);
   await ingest.done;
+  log.finish();
+  await sayLast(log, starts, onFault);
   await drain(server, log, settings.drainMs);
   server.close();
   stop.abort();
@@ -212,6 +222,15 @@ function describeLog(log: LogFile, settings: Settings, retention: Retention): Si
   };
 }
 
+/** Before the wait for readers: whoever ends that early must not take this away. */
+async function sayLast(log: LogFile, starts: Starts, onFault: (error: unknown) => void): Promise<void> {
+  try {
+    say('info', sealMessage, { ...(await sealLog(log, starts)) });
+  } catch (error) {
+    onFault(error);
+  }
+}
+
 /** The workload has ended before the sidecar is told to: what the log holds now is all. Waits for readers, but not for ever. */
 async function drain(server: SidecarServer, log: LogFile, drainMs: number): Promise<void> {
   const deadline = Date.now() + drainMs;
@@ -219,7 +238,6 @@ async function drain(server: SidecarServer, log: LogFile, drainMs: number): Prom
     const isExpected = server.lastReaderAtMs > 0 && Date.now() - server.lastReaderAtMs < readerAbsentMsMax;
     return server.readers > 0 || (isExpected && server.deliveredOffset < log.end);
   };
-  log.finish();
   while (isAwaited() && Date.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, drainStepMs));
   }

@@ -2,7 +2,8 @@
  * The contract between a sidecar and whoever calls it: names, limits, keys. PROTOCOL.md beside this file says what they mean.
  * It is the only file of the sidecar that other parts may import, so it depends on nothing but node:crypto.
  */
-import { createHmac } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
+import type { Hash } from 'node:crypto';
 
 /**
  * Versions of the contract: `current` is what this code speaks with an equal, `oldest` what it still speaks with others. Each release speaks the
@@ -149,6 +150,32 @@ export interface SidecarStatus {
     readonly retention: 'holes' | 'off' | 'unsupported';
   };
   readonly sidecar: { readonly startedAtMs: number; readonly connections: number; readonly readers: number };
+}
+
+/** `msg` of the JSON line on the sidecar's standard error that holds a `LogSeal`. */
+export const sealMessage = 'Log sealed';
+
+/** What the sidecar says of the log when nothing can be written to it any more: by it, a copy from elsewhere is known for what it is. */
+export interface LogSeal {
+  readonly epoch: string;
+  /** Size of the log. */
+  readonly end: number;
+  /** The newest two starts of the workload, in rising order: number, and offset in the log. */
+  readonly runs: readonly (readonly [starts: number, offset: number])[];
+  /** Where the first block begins; not always the start of a line. */
+  readonly from: number;
+  /** Blocks without a space between, up to the end, none across a start: bytes, and checksum. */
+  readonly blocks: readonly (readonly [bytes: number, checksum: string])[];
+}
+
+/** Takes the bytes of a block; `checksumOf` ends it. */
+export function beginChecksum(): Hash {
+  return createHash('sha256');
+}
+
+/** 96 bits, as text. */
+export function checksumOf(hash: Hash): string {
+  return hash.digest('base64url').slice(0, 16);
 }
 
 /** Variables of the program that puts template files into a working directory. */

@@ -54,6 +54,11 @@ export class Starts {
     return this.#inLog.at(-1);
   }
 
+  /** The last so many starts whose place in the log is known, in rising order. */
+  newest(count: number): readonly StartNote[] {
+    return this.#inLog.slice(-count);
+  }
+
   /** The first start that was noted and not placed. */
   get unplaced(): StartNote | undefined {
     const last = this.#placed.at(-1)?.starts ?? 0;

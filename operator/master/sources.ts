@@ -36,6 +36,6 @@ export function createSources(options: SourcesOptions): (instanceUid: string) =>
       const cause = `this Master serves no instance of the runtime "${runtime}"`;
       throw new OperatorError('LOG_SOURCE_UNAVAILABLE', `Cannot read the log: ${cause}`);
     }
-    return createSidecarLogSource({ ...shared, client: sidecars, target, instanceUid });
+    return createSidecarLogSource({ ...shared, client: sidecars, pods: client, target, instanceUid });
   };
 }

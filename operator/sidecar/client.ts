@@ -46,9 +46,11 @@ export interface SidecarLog {
   readonly endOffset: number;
   /** Which run of the workload `bytes` are of, from 1: a followed body never holds those of two. */
   readonly run: number;
-  /** Bytes and lines between the offset asked for and the start: reclaimed. */
+  /** Bytes and lines between the offset asked for and the start: they cannot be had any more. Undefined: nobody knows how many lines. */
   readonly gapBytes: number;
-  readonly gapLines: number;
+  readonly gapLines: number | undefined;
+  /** Of a tail: there were lines, and none of them can be had. */
+  readonly isLost?: boolean;
   /** As they arrive, and no faster than they are taken. Ends when the sidecar ends the answer; throws when the connection breaks. */
   readonly bytes: AsyncIterable<Buffer>;
   /** Once `bytes` has ended: why. Undefined: it was cut. A word of a newer sidecar that is unknown here is given as it is. */

@@ -26,7 +26,9 @@ const retryMsMin = 100;
 const retryMsMax = 5000;
 /** The net under the Engine's own answer: the state is looked at this often. */
 const waitMsMax = 2000;
-const mirrorSettleMs = 2000;
+/** The mirror's time for the last lines: while it gets on, and in all. */
+const mirrorQuietMs = 2000;
+const mirrorSettleMs = 8000;
 const removeTries = 5;
 const cannotStartCode = 1;
 const terminatedCode = 143;
@@ -60,7 +62,7 @@ export class Launcher {
     const code = typeof id === 'number' ? id : await this.#follow(id);
     this.#input?.close();
     await writeWorkloadNote(this.#runDirectory, { ...this.#note, code, exitedAtS: nowS() });
-    await mirror?.settle(mirrorSettleMs);
+    await mirror?.settle(mirrorQuietMs, mirrorSettleMs);
     mirrorStop.abort();
     await mirrored;
     if (typeof id === 'string') {

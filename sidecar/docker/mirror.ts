@@ -47,11 +47,15 @@ export class Mirror {
     closeSync(this.#fd);
   }
 
-  /** Waits until the output has everything, or the time is over. */
-  async settle(timeoutMs: number): Promise<void> {
+  /** Waits until the output has everything, it has not got on for `quietMs`, or `timeoutMs` are over. */
+  async settle(quietMs: number, timeoutMs: number): Promise<void> {
     const isDone = (): boolean => this.#at >= fstatSync(this.#fd).size && this.#output.writableLength === 0;
-    for (const deadline = Date.now() + timeoutMs; !isDone() && Date.now() < deadline && !this.#output.destroyed;) {
+    const deadline = Date.now() + timeoutMs;
+    let [seen, movedAtMs] = [-1, Date.now()];
+    while (!isDone() && Date.now() < Math.min(deadline, movedAtMs + quietMs) && !this.#output.destroyed) {
       await delay(stepMs);
+      const taken = this.#at - this.#output.writableLength;
+      if (taken !== seen) [seen, movedAtMs] = [taken, Date.now()];
     }
   }
 

@@ -141,7 +141,7 @@ const logs = withRules(
         .boolean()
         .default(true)
         .describe(
-          'Whether each line also goes to the standard output of the container, for kubectl logs and log collectors.',
+          'Whether each line also goes to the standard output of the container: for kubectl logs, log collectors, and whoever reads the log after the program has finished.',
         ),
     })
     .describe(

@@ -19,8 +19,6 @@ export interface LogHarness {
   cut(kind: 'eof' | 'reset'): Promise<void>;
   /** The instance is stopped for good. */
   finish(): Promise<void>;
-  /** The place that keeps the log ends with the workload: who comes later finds nothing. */
-  readonly isGoneWhenFinished?: boolean;
   /** Lets time pass for everybody; real or fake. */
   pass(ms: number): Promise<void>;
   close(): Promise<void>;
@@ -301,12 +299,17 @@ const faultCases: Record<string, Case> = {
     await harness.finish();
     await live.until(() => live.isDone, 'the end');
     assert.deepEqual(live.texts, [...numbered(1, 10), 'bye', '<end>']);
-    if (harness.isGoneWhenFinished === true) {
-      return;
-    }
     const late = new LogReader(harness, { tail: 3 });
     await late.until(() => late.isDone, 'the end');
     assert.deepEqual(late.texts, ['line 9', 'line 10', 'bye', '<end>']);
+    for (const index of [3, 9, 10]) {
+      const resumed = new LogReader(harness, { after: live.received[index]?.cursor ?? '' });
+      await resumed.until(() => resumed.isDone, 'the end');
+      assert.deepEqual(resumed.texts, live.texts.slice(index + 1));
+    }
+    const { lines, cursor } = await harness.source.tail(2, new AbortController().signal);
+    assert.deepEqual(lines.map(String), ['line 10', 'bye']);
+    assert.equal(harness.source.compare(cursor, live.received[10]?.cursor ?? ''), 0);
   },
   'the signal ends a reader at once, also while it waits': async (harness) => {
     const waiting = new LogReader(harness, { tail: 0 });

@@ -6,16 +6,19 @@ import { open, truncate } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import type { AddressInfo, Server, Socket } from 'node:net';
+import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import fc from 'fast-check';
 import { Rig, until } from '../../../sidecar/testing/rig.ts';
 import { createSilentLogger } from '../../log.ts';
+import { ApiError } from '../../runtime/client.ts';
+import type { LogOptions } from '../../runtime/client.ts';
 import { systemClock } from '../../runtime/clock.ts';
 import { createSidecarClient } from '../../sidecar/client.ts';
 import type { SidecarClient, sidecarTimeouts } from '../../sidecar/client.ts';
-import type { LogSource } from '../source.ts';
+import type { LogSource, Start } from '../source.ts';
 import { noTarget } from '../target.ts';
 import type { LogTarget, TargetWatch } from '../target.ts';
 import { LogReader, testLogSourceContract } from './contract.ts';
@@ -37,6 +40,8 @@ class Lab implements LogHarness, TargetWatch {
   #feed: FileHandle | undefined;
   #target: LogTarget = { ...noTarget, namespace: 'games' };
   readonly #waiting = new Set<() => void>();
+  readonly #outputs: Buffer[][] = [];
+  isMirrored = true;
 
   private constructor(proxy: Proxy, options: LabOptions) {
     this.proxy = proxy;
@@ -47,6 +52,7 @@ class Lab implements LogHarness, TargetWatch {
     });
     const source = createSidecarLogSource({
       client: this.client,
+      pods: { log: (ref, options) => this.#kept(ref, options) },
       target: this,
       instanceUid: uid,
       clock: systemClock,
@@ -99,6 +105,7 @@ class Lab implements LogHarness, TargetWatch {
 
   async startPod(): Promise<void> {
     const podSequence = this.rigs.length + 1;
+    this.#outputs.length = 0;
     const rig = await Rig.create('process', this.#env);
     this.rigs.push(rig);
     await promisify(execFile)('mkfifo', [rig.path('feed')]);
@@ -110,7 +117,10 @@ class Lab implements LogHarness, TargetWatch {
     const { rig } = this;
     this.#feed = await open(rig.path('feed'), 'r+');
     const { starts } = (await rig.status()).workload;
-    this.#workload = rig.launch(['sh'], ['cat', rig.path('feed')]);
+    this.#workload = rig.launch(['sh'], ['cat', rig.path('feed')], { RINGMASTER_MIRROR: String(this.isMirrored) });
+    const output: Buffer[] = [];
+    this.#outputs.push(output);
+    this.#workload.stdout?.on('data', (data: Buffer) => output.push(data));
     await until(async () => {
       const { workload } = await rig.status();
       return workload.state === 'running' && workload.starts === starts + 1;
@@ -160,7 +170,17 @@ class Lab implements LogHarness, TargetWatch {
 
   async finish(): Promise<void> {
     await this.endWorkload();
-    this.setTarget({ isFinished: true, endingPodSequence: this.rigs.length });
+    await this.rig.endSidecar('SIGTERM');
+    this.setTarget({ isFinished: true, podIP: undefined, endingPodSequence: this.rigs.length });
+  }
+
+  /** What the kubelet keeps: the output of the last two containers of the program, and that of the sidecar. */
+  #kept(_ref: unknown, { container, previous }: LogOptions): Promise<AsyncIterable<Uint8Array>> {
+    const output = this.#outputs.at(previous === true ? -2 : -1);
+    const bytes = container === 'instance' ? output : [Buffer.from(this.rig.sidecarLog)];
+    return bytes === undefined
+      ? Promise.reject(new ApiError({ code: 400, reason: 'BadRequest', message: 'there was none' }))
+      : Promise.resolve(Readable.from(bytes, { objectMode: true }));
   }
 
   async pass(ms: number): Promise<void> {
@@ -560,3 +580,62 @@ async function resumesAt(lab: Lab, reader: LogReader, index: number): Promise<vo
   assert.deepEqual(later.received, reader.received.slice(index + 1));
   await later.stop();
 }
+
+test('sidecar log source: a reader who comes back after the end gets the rest of every run exactly once, from the kubelet', async () => {
+  await withLab({}, async (lab) => {
+    await lab.write(...numbered(1, 20));
+    await lab.restart();
+    await lab.write(...numbered(21, 3000));
+    const half = new LogReader(lab, { tail: 5000 });
+    await half.untilLines(3000);
+    await half.stop();
+    await lab.writeBytes(Buffer.from('without an end'));
+    await lab.finish();
+    const all = [...numbered(1, 20), '<restart container>', ...numbered(21, 3000), 'without an end', '<end>'];
+    for (const index of [5, 19, 20, 21, 1500, 3000]) {
+      const { cursor } = half.received[index] ?? {};
+      if (cursor === undefined) continue;
+      const late = new LogReader(lab, { after: cursor });
+      await late.until(() => late.isDone, 'the end');
+      assert.deepEqual(textsOf(late), all.slice(index + 1), `after entry ${index}`);
+    }
+    const late = new LogReader(lab, { tail: 5000 });
+    await late.until(() => late.isDone, 'the end');
+    assert.deepEqual(textsOf(late), all);
+    const last = late.received.at(-2)?.cursor ?? '';
+    const atEnd = new LogReader(lab, { after: last });
+    await atEnd.until(() => atEnd.isDone, 'the end');
+    assert.deepEqual(textsOf(atEnd), ['<end>']);
+    const { lines, cursor } = await lab.source.tail(2, new AbortController().signal);
+    assert.deepEqual(lines.map(String), ['line 3000', 'without an end']);
+    assert.equal(lab.source.compare(cursor, last), 0);
+  });
+});
+
+test('sidecar log source: of a finished pod without a mirror, what is missing is announced and nothing else is said', async () => {
+  await withLab({}, async (lab) => {
+    lab.isMirrored = false;
+    await lab.write(...numbered(1, 20));
+    const reader = new LogReader(lab, { tail: 10 });
+    await reader.untilLines(10);
+    await reader.stop();
+    await lab.finish();
+    const expected: [Start, string[]][] = [
+      [{ after: reader.received[3]?.cursor ?? '' }, ['<gap expired>', '<end>']],
+      [{ after: reader.received[9]?.cursor ?? '' }, ['<end>']],
+      [{ tail: 10 }, ['<gap expired>', '<end>']],
+      [{ tail: 0 }, ['<end>']],
+    ];
+    for (const [start, texts] of expected) {
+      const late = new LogReader(lab, start);
+      await late.until(() => late.isDone, 'the end');
+      assert.deepEqual(textsOf(late), texts, JSON.stringify(start));
+    }
+    assert.deepEqual((await lab.source.tail(5, new AbortController().signal)).lines, []);
+    // Killed: nobody has said what the log was.
+    lab.rig.sidecarLog = '';
+    const late = new LogReader(lab, { tail: 10 });
+    await late.until(() => late.isDone, 'the end');
+    assert.deepEqual(textsOf(late), ['<gap pod-deleted>', '<end>']);
+  });
+});

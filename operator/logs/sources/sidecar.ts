@@ -22,12 +22,15 @@
  * A line without an end is not given before its pod has ended, since its bytes may still be completed: the launcher ends it when the program
  * is started anew. Bytes are pulled, so a reader that does not read stops the sidecar's sending and nothing else.
  *
- * Known limits. Of a pod that has ended nothing can be had, as its sidecar is gone; a reader that comes then with a cursor is told of a gap even
- * if it had everything. The cursor of `tail()` does not know its run, so a restart just after it is not told. A program that crashes inside a
+ * Of a pod that has ended the sidecar is gone; what the kubelet still has of its log is read instead (keptlog.ts), under the same cursors.
+ *
+ * Known limits. A reader with a cursor who comes when the pod is gone, or its sidecar was killed before it could say what the log was, is told of a
+ * gap even if it had everything. The cursor of `tail()` does not know its run, so a restart just after it is not told. A program that crashes inside a
  * line shows it only when it is started again, or its pod ends.
  */
 import { OperatorError } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
+import type { Client } from '../../runtime/client.ts';
 import { SidecarVersionError } from '../../sidecar/client.ts';
 import type { SidecarClient } from '../../sidecar/client.ts';
 import { lineBytesMax } from '../source.ts';
@@ -38,7 +41,7 @@ import type { Timer } from './podlog.ts';
 import { beginningOf, comparePositions, decodeCursor, encodeCursor, isBeginning } from './sidecarcursor.ts';
 import type { SidecarPosition } from './sidecarcursor.ts';
 import { readSidecarTail } from './sidecartail.ts';
-import { SidecarPod, versionFault } from './sidecarpod.ts';
+import { findKept, SidecarPod, versionFault } from './sidecarpod.ts';
 import type { PodOutcome, PodStart } from './sidecarpod.ts';
 import { endWithoutPod, TargetFollow } from './targetfollow.ts';
 
@@ -68,6 +71,8 @@ export type SidecarLogLimits = { readonly [K in keyof typeof sidecarLogLimits]: 
 
 export interface SidecarLogSourceOptions {
   readonly client: SidecarClient;
+  /** For the log of a pod that has ended. Undefined: it cannot be had any more then. */
+  readonly pods?: Pick<Client, 'log'>;
   readonly target: TargetWatch;
   /** Binds cursors to the instance, and is its sidecar's identity. */
   readonly instanceUid: string;
@@ -97,16 +102,23 @@ export function createSidecarLogSource(given: SidecarLogSourceOptions): LogSourc
 
 /** Of the newest pod. What is not there yet, or not any more, is no lines. */
 async function readTail(options: SidecarOptions, count: number, signal: AbortSignal): Promise<LastLines> {
+  const { client, port, instanceUid } = options;
   const { podIP, podSequence, isFinished, isStarting } = options.target.current();
-  const none = { lines: [], cursor: encodeCursor(options.instanceUid, beginningOf(podSequence)) };
-  if (podIP === undefined) {
-    return none;
-  }
+  const none = { lines: [], cursor: encodeCursor(instanceUid, beginningOf(podSequence)) };
+  const shared = { ...options, podSequence, isOver: isFinished, signal };
   try {
-    return await readSidecarTail(count, { ...options, host: podIP, podSequence, isOver: isFinished, signal });
+    if (podIP === undefined) {
+      const kept = await findKept(options, signal);
+      if (kept === undefined || kept === 'unsealed') {
+        return none;
+      }
+      return await readSidecarTail(count, { ...shared, openLog: (range) => kept.open(range, signal) });
+    }
+    const at = { host: podIP, port, instanceUid };
+    return await readSidecarTail(count, { ...shared, openLog: (range) => client.openLog(at, range, signal) });
   } catch (error) {
     signal.throwIfAborted();
-    if (isFinished || isStarting === true) {
+    if (podIP !== undefined && (isFinished || isStarting === true)) {
       return none;
     }
     if (error instanceof SidecarVersionError) {
@@ -183,8 +195,9 @@ class Follower {
       return this.#read(target, beginning);
     }
     if (after === undefined) {
+      const isNew = target.podIP === undefined && !target.isFinished;
       // Of a pod that has no address yet, everything is new.
-      return this.#read(target, target.podIP === undefined ? beginning : { tail });
+      return this.#read(target, isNew ? beginning : { tail });
     }
     return this.#read(target, isBeginning(after) ? beginning : after);
   }
@@ -241,7 +254,7 @@ class Follower {
     const isLost = !pod.isDrained && target.unstartedPodSequence !== pod.podSequence;
     const isSkipped = isReplaced && target.podSequence > pod.podSequence + 1;
     // Who came for the last lines of a finished instance, and found none, has missed nothing that it knew of.
-    if (isSkipped || (isLost && (isReplaced || pod.hasPosition))) {
+    if (isSkipped || (isLost && (isReplaced || pod.isMissed))) {
       yield { type: 'gap', lines: undefined, cause: 'pod-deleted' };
     }
     if (!isReplaced) {

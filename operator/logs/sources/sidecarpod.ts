@@ -4,6 +4,7 @@ import { SidecarError, SidecarUnreachableError, SidecarVersionError } from '../.
 import type { SidecarAddress, SidecarLog } from '../../sidecar/client.ts';
 import type { LogEvent } from '../source.ts';
 import type { LogTarget } from '../target.ts';
+import { KeptLog } from './keptlog.ts';
 import type { SidecarOptions } from './sidecar.ts';
 import { SidecarStream } from './sidecarstream.ts';
 import type { SidecarBatch } from './sidecarstream.ts';
@@ -39,12 +40,32 @@ export interface SidecarPodOptions {
 /** What the kernel says when a host is there but nobody listens, or somebody else. */
 const refusals = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE']);
 
+interface Opened {
+  readonly log: SidecarLog;
+  /** Undefined: it is not its sidecar that answers. */
+  readonly at: SidecarAddress | undefined;
+}
+
+/** What is left of the log of the present pod if that has ended, and its sidecar with it; undefined before, and where nothing is left. */
+export async function findKept(
+  options: SidecarOptions,
+  signal: AbortSignal,
+): Promise<KeptLog | 'unsealed' | undefined> {
+  const { namespace, podName, podIP, isFinished } = options.target.current();
+  if (options.pods === undefined || !isFinished || podIP !== undefined || podName === undefined) {
+    return undefined;
+  }
+  return await KeptLog.find({ pods: options.pods, namespace, podName }, signal);
+}
+
 export class SidecarPod {
   readonly podSequence: number;
   readonly start: PodStart;
   readonly #options: SidecarOptions;
   readonly #pod: SidecarPodOptions;
   #host: string | undefined;
+  /** Once the pod has ended. */
+  #kept: KeptLog | 'unsealed' | undefined;
   #epoch: string | undefined;
   #offset: number | undefined;
   /** Of the line before the offset; 0: not known. */
@@ -79,9 +100,9 @@ export class SidecarPod {
     return this.#offset;
   }
 
-  /** Whether it is known where to read on, so that what cannot be read is missed. */
-  get hasPosition(): boolean {
-    return this.#offset !== undefined;
+  /** Whether it is known where to read on, or that there is something to read: then what cannot be read is missed. */
+  get isMissed(): boolean {
+    return this.#offset !== undefined || this.#kept === 'unsealed';
   }
 
   /** Whether the log is known to end at the position (and the rest, if there is one). */
@@ -107,18 +128,18 @@ export class SidecarPod {
 
   /** One opening, until it ends. */
   async *attempt(): AsyncGenerator<LogEvent, PodOutcome> {
-    const at = this.#address();
-    if (at === undefined) {
-      return 'waiting';
-    }
     const isOver = this.#isOver;
-    let log: SidecarLog;
+    let opened: Opened | undefined;
     try {
-      log = await this.#open(at, isOver);
+      opened = await this.#open(isOver);
     } catch (error) {
       this.#pod.signal.throwIfAborted();
       return yield* this.#onRefusal(error);
     }
+    if (opened === undefined) {
+      return 'waiting';
+    }
+    const { log, at } = opened;
     const { clock, instanceUid, limits } = this.#options;
     const { podSequence } = this;
     const stream = new SidecarStream({ log, clock, instanceUid, podSequence, lineBytesMax: limits.lineBytesMax });
@@ -151,12 +172,21 @@ export class SidecarPod {
     return this.#host === undefined ? undefined : { host: this.#host, port, instanceUid };
   }
 
-  async #open(at: SidecarAddress, isOver: boolean): Promise<SidecarLog> {
+  /** Undefined: there is nobody to ask. */
+  async #open(isOver: boolean): Promise<Opened | undefined> {
     const { start } = this;
+    const { signal } = this.#pod;
     const tail = 'tail' in start ? Math.min(start.tail, protocolLimits.tailLinesMax) : 0;
     const from = this.#offset === undefined ? { tail } : { offset: this.#offset };
+    if (this.#target().podSequence === this.podSequence) {
+      this.#kept ??= await findKept(this.#options, signal);
+    }
+    if (this.#kept instanceof KeptLog) {
+      return { log: await this.#kept.open({ ...from, follow: true }, signal), at: undefined };
+    }
+    const at = this.#address();
     // Of a pod that is over nothing more will come: what is there now is all.
-    return await this.#options.client.openLog(at, { ...from, follow: !isOver }, this.#pod.signal);
+    return at && { log: await this.#options.client.openLog(at, { ...from, follow: !isOver }, signal), at };
   }
 
   /** Takes over what the headers say. An outcome means that the body is not what was asked for. */
@@ -172,7 +202,7 @@ export class SidecarPod {
     this.#rest = undefined;
     this.#isSuspicious = false;
     this.#hasRead = true;
-    const isGap = this.#offset !== undefined && log.startOffset > this.#offset;
+    const isGap = log.isLost === true || (this.#offset !== undefined && log.startOffset > this.#offset);
     this.#offset = log.startOffset;
     if (isGap) {
       yield { type: 'gap', lines: log.gapLines, cause: 'expired' };
@@ -197,7 +227,11 @@ export class SidecarPod {
     return 'again';
   }
 
-  async *#follow(at: SidecarAddress, stream: SidecarStream, isOver: boolean): AsyncGenerator<LogEvent, PodOutcome> {
+  async *#follow(
+    at: SidecarAddress | undefined,
+    stream: SidecarStream,
+    isOver: boolean,
+  ): AsyncGenerator<LogEvent, PodOutcome> {
     this.#quietMs = this.#options.limits.quietMs;
     for (;;) {
       const read = await stream.read(this.#silenceMs());
@@ -224,6 +258,10 @@ export class SidecarPod {
 
   #silenceMs(): number {
     const { limits } = this.#options;
+    if (this.#kept !== undefined) {
+      // The kubelet reads what lies before the position first.
+      return limits.quietMsMax;
+    }
     if (this.#isSuspicious) {
       return limits.graceMs;
     }
@@ -232,9 +270,9 @@ export class SidecarPod {
   }
 
   /** Asks on another connection whether the silence is true. */
-  async #isStale(at: SidecarAddress, stream: SidecarStream): Promise<boolean> {
+  async #isStale(at: SidecarAddress | undefined, stream: SidecarStream): Promise<boolean> {
     const { client, limits, log } = this.#options;
-    if (this.#isOver || this.#isSuspicious) {
+    if (at === undefined || this.#isOver || this.#isSuspicious) {
       // A sidecar that ends would have said so by now; what is left is read in one piece.
       return true;
     }
@@ -284,7 +322,7 @@ export class SidecarPod {
     if (error instanceof SidecarVersionError) {
       throw versionFault(error);
     }
-    this.#options.log.info({ cause: messageOf(error) }, 'Cannot read a log from its sidecar, will try again');
+    this.#options.log.info({ cause: messageOf(error) }, 'Cannot read a log now, will try again');
     if (error instanceof SidecarUnreachableError) {
       return refusals.has(error.code ?? '') || (error.code ?? '').startsWith('ERR_SSL') ? 'refused' : 'unreachable';
     }

@@ -1,5 +1,6 @@
 /** The last lines of a sidecar's log, read once and not followed: what `GET logs` answers. */
 import { limits as protocolLimits } from '../../../sidecar/protocol.ts';
+import type { LogRange, SidecarLog } from '../../sidecar/client.ts';
 import type { LastLines } from '../source.ts';
 import { lastLinesBytesMax } from './lastlines.ts';
 import type { SidecarOptions } from './sidecar.ts';
@@ -8,7 +9,7 @@ import { SidecarStream } from './sidecarstream.ts';
 import type { SidecarBatch } from './sidecarstream.ts';
 
 export interface SidecarTailOptions extends SidecarOptions {
-  readonly host: string;
+  readonly openLog: (range: LogRange, signal: AbortSignal) => Promise<SidecarLog>;
   readonly podSequence: number;
   /** The program has ended for good: what it left without a line end is its last line. */
   readonly isOver: boolean;
@@ -25,9 +26,9 @@ const quietMs = 10_000;
 
 /** Rejects if the log cannot be read to its present end. */
 export async function readSidecarTail(count: number, options: SidecarTailOptions): Promise<LastLines> {
-  const { client, host, port, instanceUid, podSequence } = options;
+  const { instanceUid, podSequence } = options;
   const range = { tail: Math.min(count, protocolLimits.tailLinesMax), follow: false };
-  const log = await client.openLog({ host, port, instanceUid }, range, options.signal);
+  const log = await options.openLog(range, options.signal);
   const stream = new SidecarStream({ ...options, log, lineBytesMax: options.limits.lineBytesMax });
   try {
     const kept: Kept = { lines: [], bytes: 0 };
