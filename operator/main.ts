@@ -72,8 +72,7 @@ const all = [
 const optional = [consoleCaches.templates, consoleCaches.nodes].filter((cache) => cache !== undefined);
 const watching = new AbortController();
 const running = [...all, ...optional].map((informer) => informer.run(watching.signal));
-const isReady = (): boolean => all.every((informer) => informer.hasSynced);
-await serveHealth({ port: settings.RINGMASTER_HEALTH_PORT, metrics, isReady }, watching.signal);
+await serveHealth({ port: settings.RINGMASTER_HEALTH_PORT, metrics, caches: all }, watching.signal);
 
 const elector = new LeaderElector({
   client,

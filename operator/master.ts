@@ -5,6 +5,7 @@ import type { Instance } from './api/v1alpha1/instance.ts';
 import { instances, runtimes } from './api/v1alpha1/instance.ts';
 import { instanceConfigurations } from './api/v1alpha1/instanceconfiguration.ts';
 import { masterEnvironment, readEnvironment } from './environment.ts';
+import { livenessFault, readinessFault } from './health.ts';
 import { createHub } from './logs/hub.ts';
 import { openCertificate } from './master/certificate.ts';
 import type { CertificateStore } from './master/certificate.ts';
@@ -59,6 +60,13 @@ const templateCache = new InformerSet(
 const nodeCache = settings.RINGMASTER_NODES_ENABLED
   ? new InformerSet({ ...cacheOptions(parts, nodes), transform: keepNode }, [])
   : undefined;
+const caches = [
+  instanceCache,
+  keyCache,
+  configurationCache,
+  templateCache,
+  ...(nodeCache === undefined ? [] : [nodeCache]),
+];
 instanceCache.onChange((_, previous, next) => {
   noteInstance(previous, next);
 });
@@ -106,20 +114,14 @@ const server = createServer({
   templates: templateCache,
   nodes: nodeCache,
   // The others are not waited for: without a right that only some calls need, the logs are still served.
-  isSynced: () => instanceCache.hasSynced && keyCache.hasSynced,
+  readinessFault: () => readinessFault([instanceCache, keyCache]),
+  livenessFault: () => livenessFault(caches),
   limits: limitsOf(settings),
   ...(certificate === undefined ? {} : { certificate }),
 });
 
 // The caches outlive the drain: keys are revoked and instances end while sockets are still open.
 const watching = new AbortController();
-const caches = [
-  instanceCache,
-  keyCache,
-  configurationCache,
-  templateCache,
-  ...(nodeCache === undefined ? [] : [nodeCache]),
-];
 const running = caches.map((cache) => cache.run(watching.signal));
 running.push(dispatcher.follow(watching.signal));
 certificate?.follow(watching.signal);

@@ -255,11 +255,20 @@ test('rest: the read of a client that has gone is given up', async () => {
   await aborted;
 });
 
-test('rest: ready once the caches are filled; healthy always', async () => {
+test('rest: ready and healthy are told without a token, each for itself, with what is wrong', async () => {
   await using master = await startMaster();
-  master.isSynced = false;
-  assert.equal((await call(master, '/healthz', { authorization: '' })).status, 200);
-  assert.equal((await call(master, '/readyz', { authorization: '' })).status, 503);
-  master.isSynced = true;
-  assert.equal((await call(master, '/readyz', { authorization: '' })).status, 200);
+  const probe = async (path: string): Promise<{ status: number; body: unknown }> => {
+    const { status, body } = await call(master, path, { authorization: '' });
+    return { status, body: JSON.parse(body) as unknown };
+  };
+  const ok = { status: 200, body: { status: 'ok' } };
+  assert.deepEqual([await probe('/healthz'), await probe('/readyz')], [ok, ok]);
+  master.readinessFault = 'no news';
+  assert.deepEqual(
+    [await probe('/healthz'), await probe('/readyz')],
+    [ok, { status: 503, body: { error: 'no news' } }],
+  );
+  master.readinessFault = undefined;
+  master.livenessFault = 'stuck';
+  assert.deepEqual([await probe('/healthz'), await probe('/readyz')], [{ status: 503, body: { error: 'stuck' } }, ok]);
 });

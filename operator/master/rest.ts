@@ -23,6 +23,7 @@ import { addConfigurationRoutes } from './routes/configurations.ts';
 import type { InstanceRoutesOptions } from './routes/instances.ts';
 import { addInstanceRoutes } from './routes/instances.ts';
 import { addRoute, askForUpgrade, refuse } from './routes/route.ts';
+import { stoppingFault } from './sockets.ts';
 import type { SocketRegistry } from './sockets.ts';
 
 export interface RestOptions extends InstanceRoutesOptions, ConfigurationRoutesOptions, ClusterRoutesOptions {
@@ -32,8 +33,10 @@ export interface RestOptions extends InstanceRoutesOptions, ConfigurationRoutesO
   readonly metrics: Metrics;
   readonly log: Logger;
   readonly clusterName: string;
-  /** Whether the caches have been filled. */
-  isSynced(): boolean;
+  /** Why this replica should get no new clients, besides that it stops; undefined if it should. */
+  readinessFault(): string | undefined;
+  /** Why it has to be started anew; undefined if it has not. */
+  livenessFault(): string | undefined;
 }
 
 /** Scrapes are far fewer. */
@@ -76,13 +79,15 @@ export function createRest(options: RestOptions): Rest {
 }
 
 function addProbes(router: Router, options: RestOptions): void {
+  const assert = (response: Response, fault: string | undefined): void => {
+    if (fault === undefined) response.json({ status: 'ok' });
+    else refuse(response, { status: 503, error: fault });
+  };
   const answerHealth: RequestHandler = (_request, response) => {
-    response.json({ status: 'ok' });
+    assert(response, options.livenessFault());
   };
   const answerReadiness: RequestHandler = (_request, response) => {
-    if (options.sockets.isDraining) refuse(response, { status: 503, error: 'This replica is stopping' });
-    else if (!options.isSynced()) refuse(response, { status: 503, error: 'The caches are not filled yet' });
-    else response.json({ status: 'ok' });
+    assert(response, options.sockets.isDraining ? stoppingFault : options.readinessFault());
   };
   addRoute(router, { path: '/healthz', name: 'healthz' }, { GET: answerHealth });
   addRoute(router, { path: '/readyz', name: 'readyz' }, { GET: answerReadiness });

@@ -71,8 +71,10 @@ export interface MasterServerOptions {
   readonly nodes?: Cached<Node> | undefined;
   /** Serves TLS and nothing else; plain HTTP if absent. */
   readonly certificate?: CertificateSource;
-  /** Whether the caches have been filled; not ready before. */
-  isSynced(): boolean;
+  /** Why this replica should get no new clients, besides that it stops; undefined if it should. */
+  readinessFault(): string | undefined;
+  /** Why it has to be started anew; undefined if it has not. */
+  livenessFault(): string | undefined;
   /** Those that are absent are `defaultLimits`. */
   readonly limits?: Partial<Limits>;
   readonly clock?: Timers;

@@ -177,7 +177,7 @@ class Registry implements SocketRegistry {
 
   #refusalFor(owner: SlotOwner): Refusal | undefined {
     const { limits } = this.#options;
-    if (this.isDraining) return unavailable('This replica is stopping', 1);
+    if (this.isDraining) return unavailable(stoppingFault, 1);
     if (this.#entries.size >= limits.socketsMax) return unavailable('Too many sockets', retryAfterSeconds);
     if (this.#perKey.get(owner.key.name) >= limits.socketsPerKeyMax) {
       return unavailable('Too many sockets with this token', retryAfterSeconds);
@@ -297,6 +297,8 @@ class Registry implements SocketRegistry {
 }
 
 const flooding = { code: 1008, reason: 'too many frames', cause: 'flooding' } as const;
+/** Why a replica that was told to stop takes nobody any more. */
+export const stoppingFault = 'This replica is stopping';
 const draining = { code: 1001, reason: 'draining', cause: 'draining' } as const;
 
 function trafficOf(tcp: Socket): Traffic {

@@ -111,6 +111,8 @@ export interface WatchOptions extends Pick<ListOptions, 'namespace' | 'labelSele
   timeoutSeconds: number;
   /** The client gives a watch up that has been silent for so long (half-open connection). */
   idleTimeoutMs: number;
+  /** The server has taken the watch; the first event may be minutes away. */
+  onOpen?: () => void;
   signal: AbortSignal;
 }
 

@@ -93,10 +93,13 @@ function json(status: number, body: unknown, headers: Record<string, string> = {
 const ref = { namespace: 'games', name: 'a' };
 const stored = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { ...ref, resourceVersion: '5' }, data: { x: '1' } };
 
-function watch(extra: { signal?: AbortSignal; idleTimeoutMs?: number } = {}): AsyncIterable<WatchEvent<typeof stored>> {
-  const { signal = new AbortController().signal, idleTimeoutMs = 10_000 } = extra;
+function watch(
+  extra: { signal?: AbortSignal; idleTimeoutMs?: number; onOpen?: () => void } = {},
+): AsyncIterable<WatchEvent<typeof stored>> {
+  const { signal = new AbortController().signal, idleTimeoutMs = 10_000, ...more } = extra;
   const resource = { ...configMaps } as { apiVersion: string; kind: string; plural: string; namespaced: boolean };
-  return client.watch<typeof stored>(resource, { resourceVersion: '5', timeoutSeconds: 300, idleTimeoutMs, signal });
+  const options = { resourceVersion: '5', timeoutSeconds: 300, idleTimeoutMs, signal, ...more };
+  return client.watch<typeof stored>(resource, options);
 }
 
 async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
@@ -313,6 +316,22 @@ test('watch: asks for bookmarks, passes every type on, and ends when the server 
     seen[0]?.url,
     '/api/v1/configmaps?watch=true&allowWatchBookmarks=true&resourceVersion=5&timeoutSeconds=300',
   );
+});
+
+test('watch: says that it is open when the server has taken it, before there is an event, and not when it is refused', async () => {
+  const stop = new AbortController();
+  handler = (_request, response) => {
+    response.flushHeaders();
+  };
+  // Nobody but the opening ends it.
+  const onOpen = (): void => {
+    stop.abort(new Error('open'));
+  };
+  assert.deepEqual(await collect(watch({ signal: stop.signal, onOpen })), []);
+  handler = json(429, { code: 429, reason: 'TooManyRequests', message: 'slow down' });
+  let opened = 0;
+  await assert.rejects(collect(watch({ onOpen: () => (opened += 1) })), /slow down/);
+  assert.equal(opened, 0);
 });
 
 test('watch: lines are put together from any chunks, across characters and megabytes', async () => {

@@ -2,6 +2,8 @@
 import { messageOf } from '../errors.ts';
 import { unlessAborted } from './abort.ts';
 import type { KubernetesObject, ObjectRef } from './client.ts';
+import { Contact } from './contact.ts';
+import type { ContactState } from './contact.ts';
 import { Reflector } from './reflector.ts';
 import type { ReflectorOptions } from './reflector.ts';
 
@@ -11,7 +13,7 @@ export type ChangeHandler<T> = (key: string, previous: T | undefined, next: T | 
 /** The values under which an object can be found; none: not in this index. */
 export type IndexFunction<T> = (object: T) => readonly string[];
 
-export interface InformerOptions<T extends KubernetesObject> extends Omit<ReflectorOptions<T>, 'sink'> {
+export interface InformerOptions<T extends KubernetesObject> extends Omit<ReflectorOptions<T>, 'sink' | 'contact'> {
   readonly indexes?: Readonly<Record<string, IndexFunction<T>>>;
   /** What is kept of an object; for large parts that nobody reads. */
   readonly transform?: (object: T) => T;
@@ -50,10 +52,12 @@ export class Informer<T extends KubernetesObject> {
   readonly #indexes = new Map<string, Map<string, Set<string>>>();
   readonly #handlers = new Set<ChangeHandler<T>>();
   readonly #synced = Promise.withResolvers<undefined>();
+  readonly #contact: Contact;
   #hasSynced = false;
 
   constructor(options: InformerOptions<T>) {
     this.#options = options;
+    this.#contact = new Contact(options.clock);
     for (const name of Object.keys(options.indexes ?? {})) this.#indexes.set(name, new Map());
   }
 
@@ -70,12 +74,17 @@ export class Informer<T extends KubernetesObject> {
         this.#commit(this.#changesToNothing(keyOf(object.metadata)));
       },
     };
-    await new Reflector({ ...this.#options, sink }).run(signal);
+    await new Reflector({ ...this.#options, sink, contact: this.#contact }).run(signal);
   }
 
   /** The first complete list is in the cache. */
   get hasSynced(): boolean {
     return this.#hasSynced;
+  }
+
+  /** How it stands to the API server. */
+  get contact(): ContactState {
+    return this.#contact.state;
   }
 
   /** Resolves once `hasSynced`; rejects with the signal's reason. */

@@ -1,5 +1,7 @@
 /** One cache over several namespaces: an informer for each, seen as one. With no namespaces, one informer over the whole cluster. */
 import type { KubernetesObject } from './client.ts';
+import { worstOf } from './contact.ts';
+import type { ContactState } from './contact.ts';
 import { Informer, refOf } from './informer.ts';
 import type { ChangeHandler, InformerOptions } from './informer.ts';
 
@@ -25,6 +27,11 @@ export class InformerSet<T extends KubernetesObject> {
 
   get hasSynced(): boolean {
     return [...this.#informers.values()].every((informer) => informer.hasSynced);
+  }
+
+  /** Of the one that is worst off. */
+  get contact(): ContactState {
+    return worstOf([...this.#informers.values()].map(({ contact }) => contact));
   }
 
   async whenSynced(signal: AbortSignal): Promise<void> {

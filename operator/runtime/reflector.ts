@@ -14,6 +14,7 @@ import { Backoff } from './backoff.ts';
 import { ApiError } from './client.ts';
 import type { Client, KubernetesObject, ListOptions, Resource, WatchEvent } from './client.ts';
 import type { Clock } from './clock.ts';
+import type { Contact } from './contact.ts';
 
 const pageItemsMax = 500;
 const backoffMinMs = 100;
@@ -50,6 +51,8 @@ export interface ReflectorOptions<T extends KubernetesObject> {
   readonly random: () => number;
   readonly log: Logger;
   readonly observer?: ReflectorObserver;
+  /** Told of every answer and failure. */
+  readonly contact?: Contact;
 }
 
 export class Reflector<T extends KubernetesObject> {
@@ -84,9 +87,10 @@ export class Reflector<T extends KubernetesObject> {
   }
 
   async #list(signal: AbortSignal): Promise<string> {
-    const { observer, resource, sink } = this.#options;
+    const { contact, observer, resource, sink } = this.#options;
     const { objects, version } = await this.#listPages(signal);
     signal.throwIfAborted();
+    contact?.heard();
     observer?.onList?.(resource.plural);
     sink.replace(objects);
     return version;
@@ -116,12 +120,14 @@ export class Reflector<T extends KubernetesObject> {
   }
 
   async #watch(resourceVersion: string, signal: AbortSignal): Promise<void> {
-    const { client, resource, scope, random } = this.#options;
+    const { client, contact, resource, scope, random } = this.#options;
     // Spread out, so that the watches of a process that just started do not all end in the same second for ever.
     const timeoutSeconds = Math.floor(watchSecondsMin * (1 + random()));
-    const events = client.watch(resource, { ...scope, resourceVersion, timeoutSeconds, idleTimeoutMs, signal });
-    for await (const event of events) {
+    const onOpen = (): void => contact?.heard();
+    const options = { ...scope, resourceVersion, timeoutSeconds, idleTimeoutMs, onOpen, signal };
+    for await (const event of client.watch(resource, options)) {
       if (signal.aborted) return;
+      contact?.heard();
       this.#handle(event);
       this.#backoff.reset();
     }
@@ -139,7 +145,8 @@ export class Reflector<T extends KubernetesObject> {
 
   #delayAfter(error: unknown, signal: AbortSignal): number {
     if (signal.aborted) return 0;
-    const { clock, log, observer, resource } = this.#options;
+    const { clock, contact, log, observer, resource } = this.#options;
+    contact?.failed();
     if (isExpired(error)) {
       this.#version = undefined;
       if (clock.elapsed() - this.#startedAtMs >= intervalMinMs) return 0;

@@ -161,9 +161,10 @@ export class RestClient implements Client {
     resource: Resource<T>,
     options: WatchOptions,
   ): AsyncGenerator<WatchEvent<T>> {
-    const { namespace, signal, idleTimeoutMs, ...query } = options;
+    const { namespace, signal, idleTimeoutMs, onOpen, ...query } = options;
     const path = collectionPath(resource, namespace) + queryOf({ watch: true, allowWatchBookmarks: true, ...query });
     const response = await this.#send('watch', { method: 'GET', path, isStream: true, signal });
+    onOpen?.();
     for await (const line of splitLines(withIdleTimeout(response.body, idleTimeoutMs))) {
       const event = parseJson(line) as WatchEvent<T>;
       yield event.type === 'ERROR' ? { ...event, object: toStatus(500, event.object) } : event;

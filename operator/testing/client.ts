@@ -137,6 +137,7 @@ export class FakeClient implements Client {
   ): AsyncGenerator<WatchEvent<T>> {
     if (options.signal.aborted) return;
     await Promise.resolve();
+    options.onOpen?.();
     const matches = compileSelection(options);
     const isFromNow = options.resourceVersion === '' || options.resourceVersion === '0';
     const version = isFromNow ? this.#store.version : Number(options.resourceVersion);

@@ -42,7 +42,8 @@ export interface TestMaster extends AsyncDisposable {
   readonly instances: Map<string, InstanceInfo>;
   /** Adds one, as the watch would. */
   add(info: InstanceInfo): void;
-  isSynced: boolean;
+  readinessFault: string | undefined;
+  livenessFault: string | undefined;
 }
 
 export interface TestMasterOptions {
@@ -88,7 +89,8 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
     nodeId: 'master-0',
     releaseNamespace: testNamespace,
     ...{ configurations, templates, nodes },
-    isSynced: () => master.isSynced,
+    readinessFault: () => master.readinessFault,
+    livenessFault: () => master.livenessFault,
     clock,
     limits: { drainGraceMs: graceMs, ...options.limits },
     ...(options.certificate === undefined ? {} : { certificate: options.certificate }),
@@ -105,7 +107,8 @@ export async function startMaster(options: TestMasterOptions = {}): Promise<Test
       instances.set(info.id, info);
       for (const listener of listeners) listener();
     },
-    isSynced: true,
+    readinessFault: undefined,
+    livenessFault: undefined,
     async [Symbol.asyncDispose]() {
       const drained = server.drain();
       // Under a clock that stands still the graces would never be over, and a failed test would hang instead of ending.
