@@ -529,6 +529,10 @@ export interface ResumingOptions {
   /** Tried in turn. */
   readonly urls: readonly string[];
   readonly onMessage: (message: Message) => void;
+  /** A connection that lasts longer is a fault. */
+  readonly longestMs?: number;
+  /** Refused so often one after the other, it gives up. */
+  readonly failuresMax?: number;
 }
 
 /** A client that follows a log by the JSON protocol and, whenever it is cut, resumes by its cursor at the next address. */
@@ -576,13 +580,13 @@ export class ResumingClient {
       } catch (error) {
         // A replica that is gone refuses or does not answer: the other one is next.
         failures += 1;
-        if (failures > 20) throw error;
-        await sleep(50 * failures);
+        if (failures > (this.#options.failuresMax ?? 20)) throw error;
+        await sleep(Math.min(50 * failures, 1000));
         continue;
       }
       failures = 0;
       this.connects += 1;
-      const close = await this.#socket.closed(300_000);
+      const close = await this.#socket.closed(this.#options.longestMs ?? 300_000);
       this.closes.push(close);
       if (close.code === 1000) return;
     }
@@ -591,7 +595,7 @@ export class ResumingClient {
   async #open(): Promise<LiveSocket> {
     const { world, id, urls, onMessage } = this.#options;
     const url = urls[this.#attempt++ % urls.length] ?? world.url;
-    return openSocket(world, {
+    const socket = await openSocket(world, {
       url,
       id,
       protocols: [jsonProtocol],
@@ -602,5 +606,8 @@ export class ResumingClient {
         onMessage(message);
       },
     });
+    // Stopped while it was being opened: nobody else would close it.
+    if (this.#isStopped) socket.terminate();
+    return socket;
   }
 }

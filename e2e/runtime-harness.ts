@@ -1,6 +1,7 @@
 /** What the tests of the runtimes share: one program under each of them, typing into it, and the books on what it wrote. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import Docker from 'dockerode';
@@ -69,10 +70,10 @@ export class Typist {
 }
 
 /**
- * Writes `LIFE N` with N from 1 at about 500 lines a second, LIFE another word for each life. The typed line `crash` ends it after it has said `LIFE end N`,
- * and so does SIGTERM.
+ * Writes `LIFE N` with N from 1, ten lines and then a pause of so many seconds, LIFE another word for each life. The typed line `crash` ends it after it
+ * has said `LIFE end N`, and so does SIGTERM.
  */
-export const countingScript = `
+export const countingScriptWith = (pauseSeconds: number): string => `
 life=$(cat /proc/sys/kernel/random/uuid); i=0; stop=
 trap 'stop=0' TERM
 rm -f /tmp/crash
@@ -80,12 +81,15 @@ exec 3<&0
 while read -r line; do [ "$line" != crash ] || : >/tmp/crash; done <&3 &
 while [ -z "$stop" ]; do
   k=0; while [ $k -lt 10 ]; do i=$((i+1)); k=$((k+1)); echo "$life $i"; done
-  sleep 0.02
+  sleep ${pauseSeconds}
   [ ! -e /tmp/crash ] || stop=1
 done
 kill $!
 echo "$life end $i"
 exit $stop`;
+
+/** At about 500 lines a second. */
+export const countingScript = countingScriptWith(0.02);
 
 interface Life {
   last: number;
@@ -247,7 +251,8 @@ export async function restartEngine(): Promise<void> {
   await waitUntil({
     what: 'the Docker Engine to end',
     timeoutMs: 10_000,
-    check: async () => (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')) === '',
+    // Also as a zombie it keeps another from starting, which looks for the pid in its file.
+    check: () => Promise.resolve(!existsSync(`/proc/${pid}`)),
   });
   // As at first: a group of its own, which the run ends by its folder's name.
   spawn(program, args, { stdio: 'ignore', detached: true }).unref();

@@ -10,6 +10,7 @@ import { logDir } from './cluster/plan.ts';
 import { clusterNames, clusterSettings, isClusterName } from './cluster/settings.ts';
 import type { ClusterName } from './cluster/settings.ts';
 import type { Cluster } from './cluster/cluster.ts';
+import { extractPreviousRelease } from './previous-release.ts';
 import type { Progress } from './progress.ts';
 import { apiKeyManifest, createToken, installRelease, masterUrl } from './release.ts';
 
@@ -63,11 +64,17 @@ export async function downTestCluster(): Promise<void> {
 
 export interface TestInstallation {
   readonly env: Record<string, string>;
+  /** Brings the installation to this tree, whatever it was before. */
+  upgrade(): Promise<void>;
   /** Ends what was started beside the cluster. */
   close(): Promise<void>;
 }
 
-export async function installForTests(progress: Progress): Promise<TestInstallation> {
+/** Installs this tree, or, to be upgraded, the release before it. */
+export async function installForTests(
+  progress: Progress,
+  options: { isUpgraded?: boolean } = {},
+): Promise<TestInstallation> {
   const cluster = await startTestCluster(progress);
   const images = await progress.step('Building the images', () =>
     releaseImages((line) => {
@@ -76,11 +83,43 @@ export async function installForTests(progress: Progress): Promise<TestInstallat
   );
   await cluster.importImages(Object.values(images).map(({ tar }) => tar));
   const engine = await startEngine(progress, [images.console]);
+  const upgrade = (): Promise<void> =>
+    progress.step('Installing the Helm chart', async () => {
+      await installRelease(cluster, images, testValues(engine));
+    });
   try {
-    return { env: await install(progress, { cluster, images, engine }), close: () => engine.close() };
+    const env = await (options.isUpgraded === true
+      ? progress.step('Installing the release before this one', () => installPrevious(progress, cluster, engine))
+      : upgrade().then(() => ({})));
+    return { env: { ...env, ...(await prepare({ cluster, images, engine })) }, upgrade, close: () => engine.close() };
   } catch (error) {
     await engine.close();
     throw error;
+  }
+}
+
+/** By its own scripts; gives its images as environment. */
+async function installPrevious(
+  progress: Progress,
+  cluster: Cluster,
+  engine: DockerEngine,
+): Promise<Record<string, string>> {
+  const previous = await extractPreviousRelease();
+  try {
+    const at = (path: string): string => join(previous.folder, path);
+    const builder = (await import(at('e2e/images/images.ts'))) as { releaseImages: typeof releaseImages };
+    const installer = (await import(at('e2e/release.ts'))) as { installRelease: typeof installRelease };
+    const images = await builder.releaseImages((line) => {
+      progress.say(line);
+    });
+    await cluster.importImages([images.ringmaster.tar, images.sidecar.tar]);
+    await installer.installRelease(cluster, images, [...commonValues, ...engineValues(engine)]);
+    return {
+      RINGMASTER_PREVIOUS_IMAGE: images.ringmaster.name,
+      RINGMASTER_PREVIOUS_SIDECAR_IMAGE: images.sidecar.name,
+    };
+  } finally {
+    await previous.remove();
   }
 }
 
@@ -93,18 +132,29 @@ export async function startEngine(progress: Progress, images: readonly Image[]):
 }
 
 /** Chart values that let Instances use it. */
-export function engineValues({ socketPath }: DockerEngine): string[] {
+export function engineValues({ socketPath }: Pick<DockerEngine, 'socketPath'>): string[] {
   return Object.entries({ enabled: 'true', socketPath, network: 'none' }).map(
     ([name, value]) => `runtimes.docker.${name}=${value}`,
   );
 }
 
-async function install(
-  progress: Progress,
-  { cluster, images, engine }: { cluster: Cluster; images: ReleaseImages; engine: DockerEngine },
-): Promise<Record<string, string>> {
-  const values = ['logLevel=debug', 'master.preStopSeconds=1', 'master.drainSeconds=5', ...engineValues(engine)];
-  await progress.step('Installing the Helm chart', () => installRelease(cluster, images, values));
+/** Chart values that the release before this one knows as well. */
+const commonValues = ['logLevel=debug', 'master.preStopSeconds=1', 'master.drainSeconds=5'];
+
+/** Chart values of an installation of this tree for tests. */
+export function testValues(engine: Pick<DockerEngine, 'socketPath'>): string[] {
+  return [...commonValues, ...engineValues(engine)];
+}
+
+async function prepare({
+  cluster,
+  images,
+  engine,
+}: {
+  cluster: Cluster;
+  images: ReleaseImages;
+  engine: DockerEngine;
+}): Promise<Record<string, string>> {
   const tokens = { all: createToken(), public: createToken() };
   const manifests = [
     apiKeyManifest('test-all', { token: tokens.all, permission: 'ALL' }),

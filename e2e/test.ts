@@ -15,6 +15,7 @@ import { createProgress } from './progress.ts';
 import { downTestCluster, installForTests } from './setup-cluster.ts';
 
 const root = join(import.meta.dirname, '..');
+const upgradeFile = 'e2e/upgrade.e2e.ts';
 const groups = ['check', 'unit', 'integration', 'e2e'] as const;
 type Group = (typeof groups)[number];
 
@@ -75,12 +76,19 @@ async function integration(): Promise<void> {
 
 async function e2e(): Promise<void> {
   needEmbedded();
+  const files = await testFiles(['e2e/*.e2e.ts']);
+  const isUpgraded = files.includes(upgradeFile);
   try {
-    const installation = await installForTests(progress);
+    const installation = await installForTests(progress, { isUpgraded });
     try {
+      if (isUpgraded) {
+        // First: it makes of the release before what all the others test.
+        await runTests([upgradeFile], installation.env);
+        await installation.upgrade();
+      }
       // Those in `last` leave no Ringmaster behind.
-      const files = [...(await testFiles(['e2e/*.e2e.ts'])), ...(await testFiles(['e2e/last/*.e2e.ts']))];
-      await runTests(files, installation.env);
+      const others = [...files, ...(await testFiles(['e2e/last/*.e2e.ts']))].filter((file) => file !== upgradeFile);
+      if (others.length > 0 || !isUpgraded) await runTests(others, installation.env);
     } finally {
       await installation.close();
     }
