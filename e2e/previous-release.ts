@@ -19,6 +19,16 @@ export interface PreviousTree {
   remove(): Promise<void>;
 }
 
+/** Why the release before cannot be had here, as a sentence; undefined: it can. A shallow clone and a bare copy of the files do not have it. */
+export async function previousReleaseFault(commit: string = previousRelease): Promise<string | undefined> {
+  try {
+    await run('git', ['-C', root, 'cat-file', '-e', `${commit}^{commit}`]);
+    return undefined;
+  } catch {
+    return `the previous release, commit ${commit}, is not in the history of this clone: run "git fetch --unshallow"`;
+  }
+}
+
 /** Writes its files into a new temporary folder. Throws a sentence that says what to do where the history does not have it. */
 export async function extractPreviousRelease(commit: string = previousRelease): Promise<PreviousTree> {
   const folder = await mkdtemp(join(tmpdir(), 'ringmaster-previous-'));
