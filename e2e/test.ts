@@ -78,9 +78,9 @@ async function e2e(): Promise<void> {
   try {
     const installation = await installForTests(progress);
     try {
-      // Those in `last` leave no Ringmaster behind.
-      const files = [...(await testFiles(['e2e/*.e2e.ts'])), ...(await testFiles(['e2e/last/*.e2e.ts']))];
-      await runTests(files, installation.env);
+      await runTests(await testFiles(['e2e/*.e2e.ts']), installation.env);
+      // A run of its own: the runner sorts the files that it is given. These leave no Ringmaster behind.
+      await runTests(await testFiles(['e2e/last/*.e2e.ts']), installation.env);
     } finally {
       await installation.close();
     }
