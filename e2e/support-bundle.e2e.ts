@@ -95,7 +95,7 @@ async function checkContents(files: ReadonlyMap<string, string>): Promise<void> 
     ['instances.txt', new RegExp(`${namespace} +bot +\\w{6} +process +ONLINE`)],
     ['instances.yaml', /gracePeriodSeconds: 2/],
     ['conditions.txt', new RegExp(`Instance ${namespace}/bot ONLINE.* Ready=True Ready`)],
-    ['apikeys.txt', /bundle +ALL/],
+    ['apikeys.txt', /ringmaster-system +bundle /],
     ['commands.yaml', /phase: Succeeded/],
     ['instance-pods.yaml', new RegExp(`name: ${instancePod}`)],
     ['instance-events.txt', /bot +Normal +PodCreated/],

@@ -87,9 +87,10 @@ async function e2e(): Promise<void> {
         await runTests([upgradeFile], installation.env);
         await installation.upgrade();
       }
-      // Those in `last` leave no Ringmaster behind.
-      const others = [...files, ...(await testFiles(['e2e/last/*.e2e.ts']))].filter((file) => file !== upgradeFile);
+      const others = files.filter((file) => file !== upgradeFile);
       if (others.length > 0 || !isUpgraded) await runTests(others, installation.env);
+      // A run of its own: the runner sorts the files that it is given. These leave no Ringmaster behind.
+      await runTests(await testFiles(['e2e/last/*.e2e.ts']), installation.env);
     } finally {
       await installation.close();
     }
