@@ -1,9 +1,9 @@
-/** `npm run bench -- NAME`: runs one benchmark of e2e/bench/ on a cluster of its own and takes the cluster down again (`--keep` does not). */
+/** `npm run bench -- NAME [--count N]`: runs one benchmark of e2e/bench/ on a cluster of its own and takes the cluster down again (`--keep` does not). */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { downCluster, startCluster } from './cluster/cluster.ts';
-import type { Cluster } from './cluster/cluster.ts';
+import type { Cluster, StartOptions } from './cluster/cluster.ts';
 import { releaseImages, workbenchImage } from './images/images.ts';
 import { createProgress } from './progress.ts';
 import type { Progress } from './progress.ts';
@@ -20,6 +20,8 @@ export interface Bench {
   readonly nodeImage: string;
   /** The same with screen and tmux. */
   readonly workbenchImage: string;
+  /** Of `--count`. */
+  readonly count: number | undefined;
 }
 
 /** A file of `bench/`. */
@@ -27,10 +29,15 @@ interface Benchmark {
   readonly run: (bench: Bench) => Promise<void>;
   /** Of the chart, besides one Master. */
   readonly values?: readonly string[];
+  /** Added to the arguments of the cluster's components. */
+  readonly extraArgs?: NonNullable<StartOptions['extraArgs']>;
 }
 
 const folder = join(import.meta.dirname, 'bench');
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { keep: { type: 'boolean' } } });
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { keep: { type: 'boolean' }, count: { type: 'string' } },
+});
 const names = (await readdir(folder))
   .filter((file) => file.endsWith('.ts'))
   .map((file) => file.slice(0, -'.ts'.length));
@@ -43,11 +50,11 @@ if (name === undefined || !names.includes(name)) {
 }
 
 async function main(benchmark: string): Promise<void> {
-  const { run, values: chartValues = [] } = (await import(join(folder, `${benchmark}.ts`))) as Benchmark;
+  const { run, ...settings } = (await import(join(folder, `${benchmark}.ts`))) as Benchmark;
   const progress = createProgress('bench');
   const cleanups: (() => Promise<void>)[] = [];
   try {
-    await run(await prepare(progress, cleanups, chartValues));
+    await run(await prepare(progress, cleanups, settings));
   } finally {
     for (const cleanUp of cleanups) await cleanUp();
     if (values.keep !== true) await downCluster('bench', { wipe: true });
@@ -57,7 +64,7 @@ async function main(benchmark: string): Promise<void> {
 async function prepare(
   progress: Progress,
   cleanups: (() => Promise<void>)[],
-  chartValues: readonly string[],
+  { values: chartValues = [], extraArgs = {} }: Omit<Benchmark, 'run'>,
 ): Promise<Bench> {
   const cluster = await startCluster({
     name: 'bench',
@@ -66,6 +73,7 @@ async function prepare(
     },
     // A million lines in one file: what is measured is reading, not rotation.
     kubeletConfig: { containerLogMaxSize: '2Gi' },
+    extraArgs,
   });
   const images = await releaseImages((line) => {
     progress.say(line);
@@ -74,8 +82,8 @@ async function prepare(
   await cluster.importImages([...Object.values(images), workbench].map(({ tar }) => tar));
   const engine = await startEngine(progress, [workbench]);
   cleanups.push(() => engine.close());
-  const values = ['master.replicas=1', ...engineValues(engine), ...chartValues];
-  await progress.step('Installing the Helm chart', () => installRelease(cluster, images, values));
+  const settings = ['master.replicas=1', ...engineValues(engine), ...chartValues];
+  await progress.step('Installing the Helm chart', () => installRelease(cluster, images, settings));
   const token = createToken();
   await cluster.kubectl(['apply', '-f', '-'], { input: apiKeyManifest('bench', { token, permission: 'ALL' }) });
   return {
@@ -85,5 +93,6 @@ async function prepare(
     token,
     nodeImage: images.ringmaster.name,
     workbenchImage: workbench.name,
+    count: values.count === undefined ? undefined : Number(values.count),
   };
 }

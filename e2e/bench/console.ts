@@ -12,6 +12,7 @@ import type { Client, KubernetesObject, Resource } from '../../operator/runtime/
 import { connect } from '../../operator/runtime/http.ts';
 import type { Bench } from '../bench.ts';
 import { releaseNamespace } from '../release.ts';
+import { cpuSecondsOf, processesOf } from './readers/processes.ts';
 import type { Percentiles } from './readers/readers.ts';
 import { goal, percentiles } from './readers/readers.ts';
 
@@ -35,12 +36,17 @@ const configMaps: Resource<KubernetesObject> = {
 export async function run(bench: Bench): Promise<void> {
   await bench.progress.step(`Making ${instances} Instances`, () => makeInstances(bench));
   const { client } = connect({ kubeconfigPath: bench.cluster.kubeconfig, log: createSilentLogger() });
+  const processes = await processesOf(bench);
+  const cpu = new Map<string, number>();
   const own: number[] = [];
   const bare: number[] = [];
   for (let round = 1; round <= rounds; round += 1) {
     await bench.progress.step(`Round trips, round ${round} of ${rounds}`, async () => {
       bare.push(...(await bareTrips(client, samplesPerRound)));
-      own.push(...(await consoleTrips(bench, samplesPerRound)));
+      const spent = await cpuSecondsOf(processes, async () => {
+        own.push(...(await consoleTrips(bench, samplesPerRound)));
+      });
+      for (const [name, seconds] of spent) cpu.set(name, (cpu.get(name) ?? 0) + seconds);
     });
   }
   const kubectl = await bench.progress.step('kubectl create and wait', () => kubectlTrips(bench));
@@ -56,11 +62,19 @@ export async function run(bench: Bench): Promise<void> {
     row('kubectl create + wait', tool),
     `  ratio to the bare round trip: p50 ${(console.p50 / direct.p50).toFixed(2)}, p99 ${(console.p99 / direct.p99).toFixed(2)}`,
     `  ratio of kubectl to the console: p50 ${(tool.p50 / console.p50).toFixed(2)}`,
+    `  CPU ms a command: ${cpuPerCommand(cpu)}`,
     `commands per second: 1 session ${one.toFixed(0)}, ${sessions} sessions ${many.toFixed(0)} (ratio ${(many / one).toFixed(2)})`,
     goal('p50, ratio to the bare create + watch', console.p50 / direct.p50, { most: 2.5, unit: 'x' }),
     goal(`commands per second over ${sessions} sessions`, many, { least: 100, unit: '/s' }),
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+/** What takes most first. */
+function cpuPerCommand(cpu: ReadonlyMap<string, number>): string {
+  const commands = rounds * (warmUps + samplesPerRound);
+  const rows = [...cpu].sort(([, a], [, b]) => b - a);
+  return rows.map(([name, seconds]) => `${name} ${((1_000 * seconds) / commands).toFixed(1)}`).join(', ');
 }
 
 function row(name: string, { p50, p90, p99, max }: Percentiles): string {

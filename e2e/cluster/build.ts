@@ -3,14 +3,23 @@
  * from a container registry or a download site. The result is kept outside of the clone, under a key of everything that decides it.
  */
 import { existsSync } from 'node:fs';
-import { mkdir, rename, rm, symlink } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from './command.ts';
 import { ensureGo } from './golang.ts';
 import { withLock } from './lock.ts';
 import { ensurePackages } from './packages.ts';
 import type { GoProgram } from './recipe.ts';
-import { goFlags, goPrograms, hyperkubeLinks, readRecipeFile, recipeKey } from './recipe.ts';
+import {
+  goFlags,
+  goPrograms,
+  hyperkubeLinks,
+  kwokKey,
+  kwokProgram,
+  kwokStages,
+  readRecipeFile,
+  recipeKey,
+} from './recipe.ts';
 import { defaultCacheDir } from './settings.ts';
 
 const heartbeatMs = 30_000;
@@ -27,26 +36,50 @@ export interface BuildOptions {
 export async function ensureBuilt({ log, cacheDir = defaultCacheDir() }: BuildOptions): Promise<string> {
   await ensurePackages(log);
   const dir = join(cacheDir, `bin-${await recipeKey(readRecipeFile, process.arch)}`);
-  if (existsSync(dir)) return dir;
-  const onWait = (): void => {
-    log('waiting for another build of the same');
-  };
-  await withLock(join(cacheDir, 'build.lock'), onWait, async () => {
-    if (!existsSync(dir)) await build(dir, await ensureGo({ log, cacheDir }), log);
+  await buildInto(dir, { log, cacheDir }, async (go, temporary) => {
+    for (const program of goPrograms()) {
+      await buildProgram(go, program, { output: join(temporary, program.output), log });
+    }
+    await Promise.all(hyperkubeLinks.map((name) => symlink('hyperkube', join(temporary, name))));
   });
   return dir;
 }
 
-async function build(dir: string, go: string, log: (line: string) => void): Promise<void> {
-  const temporary = `${dir}.tmp`;
-  await rm(temporary, { recursive: true, force: true });
-  await mkdir(temporary, { recursive: true });
-  for (const program of goPrograms()) {
-    await buildProgram(go, program, { output: join(temporary, program.output), log });
-  }
-  await Promise.all(hyperkubeLinks.map((name) => symlink('hyperkube', join(temporary, name))));
-  await rename(temporary, dir);
+/** Gives the folder that holds `kwok` and `stages.yaml`, which tells it what to do; the same as `ensureBuilt` otherwise, in a minute or two. */
+export async function ensureKwok({ log, cacheDir = defaultCacheDir() }: BuildOptions): Promise<string> {
+  const dir = join(cacheDir, `kwok-${await kwokKey(readRecipeFile, process.arch)}`);
+  await buildInto(dir, { log, cacheDir }, async (go, temporary) => {
+    await buildProgram(go, kwokProgram, { output: join(temporary, kwokProgram.output), log });
+    const cwd = join(import.meta.dirname, kwokProgram.module);
+    const module = (await run(go, ['list', '-m', '-f', '{{.Dir}}', 'sigs.k8s.io/kwok'], { cwd, env: goEnv })).trim();
+    const stages = await Promise.all(kwokStages.map((file) => readFile(join(module, 'kustomize/stage', file), 'utf8')));
+    await writeFile(join(temporary, 'stages.yaml'), stages.join('---\n'));
+  });
+  return dir;
 }
+
+/** Makes the folder unless it is there. What is interrupted leaves nothing under its name. */
+async function buildInto(
+  dir: string,
+  { log, cacheDir }: Required<BuildOptions>,
+  build: (go: string, temporary: string) => Promise<void>,
+): Promise<void> {
+  if (existsSync(dir)) return;
+  const onWait = (): void => {
+    log('waiting for another build of the same');
+  };
+  await withLock(join(cacheDir, 'build.lock'), onWait, async () => {
+    if (existsSync(dir)) return;
+    const temporary = `${dir}.tmp`;
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary, { recursive: true });
+    await build(await ensureGo({ log, cacheDir }), temporary);
+    await rename(temporary, dir);
+  });
+}
+
+/** GOFLAGS and GOWORK of the user must not change what is built; GOROOT would be that of another Go. */
+const goEnv = { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '', GOTOOLCHAIN: 'local' };
 
 async function buildProgram(
   go: string,
@@ -62,8 +95,7 @@ async function buildProgram(
   try {
     await run(go, ['build', ...goFlags, '-ldflags', program.ldflags, '-o', output, program.target], {
       cwd: join(import.meta.dirname, program.module),
-      // GOFLAGS and GOWORK of the user must not change what is built; GOROOT would be that of another Go.
-      env: { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '', GOTOOLCHAIN: 'local' },
+      env: goEnv,
     });
   } finally {
     clearInterval(heartbeat);

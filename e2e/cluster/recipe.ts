@@ -5,7 +5,7 @@ import { versions } from './settings.ts';
 
 /** One `go build`: the module's folder, what is built, the name of the executable, what to call it in progress lines. */
 export interface GoProgram {
-  module: 'go' | 'go-helm';
+  module: 'go' | 'go-helm' | 'go-kwok';
   target: string;
   output: string;
   title: string;
@@ -66,11 +66,41 @@ export function goPrograms(): GoProgram[] {
   ];
 }
 
+/** Files of kwok's module that say what becomes of nodes and pods: ready at once, and gone when they are deleted. */
+export const kwokStages = [
+  'node/fast/node-initialize.yaml',
+  'node/heartbeat-with-lease/node-heartbeat-with-lease.yaml',
+  'pod/fast/pod-ready.yaml',
+  'pod/fast/pod-delete.yaml',
+] as const;
+
+/** Plays kubelets of nodes that do not exist; the benchmarks alone need it, so that it is built apart from the rest. */
+export const kwokProgram: GoProgram = {
+  module: 'go-kwok',
+  target: 'sigs.k8s.io/kwok/cmd/kwok',
+  output: 'kwok',
+  title: `kwok ${versions.kwok}`,
+  ldflags: '-s -w',
+};
+
+/** The same as `recipeKey` for kwok. */
+export async function kwokKey(read: (file: string) => Promise<string | Buffer>, arch: string): Promise<string> {
+  return keyOf([arch, goFlags, kwokProgram, kwokStages], ['go-kwok/go.mod', 'go-kwok/go.sum'], read);
+}
+
 /** A short hash of everything that decides the build; `read` gives the content of a recipe file. */
 export async function recipeKey(read: (file: string) => Promise<string | Buffer>, arch: string): Promise<string> {
+  return keyOf([arch, goFlags, goPrograms(), hyperkubeLinks], recipeFiles, read);
+}
+
+async function keyOf(
+  settings: readonly unknown[],
+  files: readonly string[],
+  read: (file: string) => Promise<string | Buffer>,
+): Promise<string> {
   const hash = createHash('sha256');
-  hash.update(JSON.stringify([arch, goFlags, goPrograms(), hyperkubeLinks]));
-  for (const file of recipeFiles) {
+  hash.update(JSON.stringify(settings));
+  for (const file of files) {
     const content = await read(file);
     hash.update(`\n${file} ${String(content.length)}\n`).update(content);
   }

@@ -54,12 +54,13 @@ test('settings: the cache folder follows XDG_CACHE_HOME unless that is relative'
 });
 
 test('settings: the versions are those of the Go modules', async () => {
-  const [kubernetes = '', helm = ''] = await Promise.all(
-    ['go/go.mod', 'go-helm/go.mod'].map((file) => readFile(join(import.meta.dirname, file), 'utf8')),
+  const [kubernetes = '', helm = '', kwok = ''] = await Promise.all(
+    ['go/go.mod', 'go-helm/go.mod', 'go-kwok/go.mod'].map((file) => readFile(join(import.meta.dirname, file), 'utf8')),
   );
   assert.ok(kubernetes.includes(`k8s.io/kubernetes v${versions.kubernetes}\n`));
   assert.ok(kubernetes.includes(`go.etcd.io/etcd/server/v3 v${versions.etcd}\n`));
   assert.ok(kubernetes.includes(`github.com/coredns/coredns v${versions.coredns}\n`));
   assert.ok(kubernetes.includes(`\ngo ${versions.goMin}\n`));
+  assert.ok(kwok.includes(`sigs.k8s.io/kwok v${versions.kwok} `));
   assert.match(helm, new RegExp(`helm\\.sh/helm/v3 v${versions.helm.replaceAll('.', '\\.')}\\b`));
 });

@@ -5,12 +5,13 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
-/** What is built, and with which Go. `go/go.mod` and `go-helm/go.mod` say the same; a test compares them. */
+/** What is built, and with which Go. The `go.mod` files beside this one say the same; a test compares them. */
 export const versions = {
   kubernetes: '1.37.2',
   etcd: '3.7.0',
   coredns: '1.14.3',
   helm: '3.22.0',
+  kwok: '0.8.0',
   /** Fetched where there is none that is at least `goMin`. */
   go: '1.26.8',
   goMin: '1.26.0',

@@ -130,8 +130,9 @@ export class Actor {
         cause: error,
       });
     }
+    // What every Instance begins with is no news: its status names the pod, and the pod has Events of its own. One write less for each.
+    if (action.because === 'first') return created;
     const why = {
-      first: '',
       started: ', to start again',
       replaced: ', in place of the old one',
       lost: ', in place of the lost one',

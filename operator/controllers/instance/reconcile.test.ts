@@ -125,8 +125,9 @@ test('reconcile: a new Instance gets id, label, finalizer, pod and status in thr
   await world.podStatus(runningStatus);
   await world.pass();
   assert.equal(world.instance.status?.state, 'ONLINE');
-  // The fourth is the test's own: it plays the scheduler.
+  // The fourth is the test's own: it plays the scheduler. An Event would be another one.
   assert.equal(world.server.writes.length, 5);
+  assert.deepEqual(world.events, []);
   await world.pass();
   await world.pass();
   assert.equal(world.server.writes.length, 5);
