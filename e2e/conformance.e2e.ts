@@ -18,8 +18,8 @@ const fine = ['OK', 'NON-STRICT', 'INFORMATIONAL'];
 test('conformance: the cases of Autobahn, as far as a console can say what they say', async (context) => {
   await using master = await startMaster({
     dispatcher: {
-      run: ({ line, onOutput }) => {
-        onOutput([line]);
+      run: (request) => {
+        request.onOutput([request.line]);
         return Promise.resolve({ exitCode: 0, isTruncated: false });
       },
     },
@@ -51,7 +51,10 @@ function lead(client: Socket, port: number): void {
     [client, upstream],
     [upstream, client],
   ] as const) {
-    from.on('error', () => to.destroy()).on('close', () => to.destroySoon());
+    from.on('error', () => to.destroy());
+    from.on('close', () => {
+      to.destroySoon();
+    });
   }
   let head = '';
   const begin = (data: Buffer): void => {
