@@ -362,6 +362,8 @@ export interface SocketOptions {
   /** Like `?tail=10`. */
   readonly query?: string;
   readonly protocols?: string[];
+  /** For the handshake; 3 s if absent. */
+  readonly timeoutMs?: number;
   /** Gets each frame in place of `frames`. */
   readonly onFrame?: (text: string) => void;
 }
@@ -450,10 +452,10 @@ export const jsonProtocol = 'ringmaster.live-log.v1+json';
 
 /** Opens a live log. A refusal rejects with `HTTP STATUS BODY`. It ends with the test file at the latest. */
 export async function openSocket(world: World, options: SocketOptions): Promise<LiveSocket> {
-  const { url = world.url, token = world.token, id, query = '', protocols = [], onFrame } = options;
+  const { url = world.url, token = world.token, id, query = '', protocols = [], onFrame, timeoutMs = 3_000 } = options;
   const ws = new WebSocket(`${url.replace(/^http/, 'ws')}/api/instances/${id}/live-log${query}`, protocols, {
     headers: { authorization: `Bearer ${token}` },
-    handshakeTimeout: 3_000,
+    handshakeTimeout: timeoutMs,
   });
   world.cleanups.push(() => {
     ws.terminate();

@@ -1,37 +1,16 @@
 /** schemathesis, which calls everything that an OpenAPI document describes, with right and with wrong values. It lives in an environment of its own. */
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { CommandError, hasProgram, run } from './cluster/command.ts';
-import { ensurePackages } from './cluster/packages.ts';
-import { defaultCacheDir } from './cluster/settings.ts';
+import { CommandError, run } from './cluster/command.ts';
+import { installPythonProgram } from './python.ts';
 
 const version = '4.32.5';
 const config = join(import.meta.dirname, 'schemathesis.toml');
 
 /** Its path. The package (about 60 MB with its own) is fetched once. */
 export async function installSchemathesis(say: (line: string) => void): Promise<string> {
-  const folder = join(defaultCacheDir(), `schemathesis-${version}`);
-  const program = join(folder, 'bin/schemathesis');
-  if (await hasProgram(program)) return program;
-  await ensurePackages(say, [{ need: 'python3', debian: 'python3-venv' }]);
-  try {
-    await mkdir(defaultCacheDir(), { recursive: true });
-    await run('python3', ['-m', 'venv', '--clear', folder]);
-    await run(join(folder, 'bin/pip'), [
-      'install',
-      '--quiet',
-      '--disable-pip-version-check',
-      `schemathesis==${version}`,
-    ]);
-    return program;
-  } catch (error) {
-    // What is half made must not be found.
-    await rm(folder, { recursive: true, force: true });
-    throw new Error('Cannot install schemathesis: it needs python3 with venv (python3-venv), and PyPI', {
-      cause: error,
-    });
-  }
+  return installPythonProgram({ name: 'schemathesis', version }, say);
 }
 
 export interface Hunt {

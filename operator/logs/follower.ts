@@ -62,15 +62,23 @@ export class Follower implements Subscription {
     return this.#place === undefined ? this.#nextOfCatchUp() : this.#nextOfRing(this.#place);
   }
 
-  readable(): Promise<void> {
+  whenReadable(wake: () => void): boolean {
     if (this.#isReadable()) {
-      return Promise.resolve();
+      return true;
     }
-    const { promise, resolve } = Promise.withResolvers<undefined>();
-    this.#waiters.push(() => {
-      resolve(undefined);
-    });
+    this.#waiters.push(wake);
     this.#channel.waiting.add(this);
+    return false;
+  }
+
+  readable(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<undefined>();
+    const wake = (): void => {
+      resolve(undefined);
+    };
+    if (this.whenReadable(wake)) {
+      wake();
+    }
     return promise;
   }
 
@@ -94,9 +102,16 @@ export class Follower implements Subscription {
     const waiters = this.#waiters;
     this.#waiters = [];
     this.#channel.waiting.delete(this);
-    for (const resolve of waiters) {
-      resolve();
+    for (const wake of waiters) {
+      wake();
     }
+  }
+
+  /** For what happens while somebody takes from the ring: whoever is woken would take from it as well, within that. */
+  #wakeSoon(): void {
+    queueMicrotask(() => {
+      this.wake();
+    });
   }
 
   /** The ring drops its oldest entry: whoever has not taken it all reads on from the source. */
@@ -117,7 +132,7 @@ export class Follower implements Subscription {
     this.#eventsToSkip = line > 0 ? [] : [...this.#eventsTaken];
     this.#channel.observer.caughtBehind?.();
     this.#openCatchUp({ after: cursor });
-    this.wake();
+    this.#wakeSoon();
   }
 
   /** No line lies before this entry, so no cursor leads to it: it is kept until it is taken. At most one entry with lines. */
@@ -135,7 +150,7 @@ export class Follower implements Subscription {
     this.#place = undefined;
     this.#channel.observer.caughtBehind?.();
     this.#openCatchUp({ after: event.cursorAt(event.lines.length - 1) });
-    this.wake();
+    this.#wakeSoon();
   }
 
   #isReadable(): boolean {

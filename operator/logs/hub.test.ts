@@ -195,6 +195,32 @@ test('hub: live lines wake every subscription, in order, with events between the
   hub.close();
 });
 
+test('hub: who waits is called once for all that came, can take it there and then, and wait again within the call', async () => {
+  const log = new Log();
+  const { hub } = lab(log);
+  const calls: string[] = [];
+  const follow = (name: string, subscription: Subscription): void => {
+    const onWake = (): void => {
+      for (let chunk = subscription.next(); chunk !== undefined; chunk = subscription.next()) {
+        calls.push(`${name} ${chunk.type === 'lines' ? chunk.batch.lines.join() : chunk.type}`);
+      }
+      if (subscription.whenReadable(onWake)) calls.push(`${name} is closed`);
+    };
+    assert.equal(subscription.whenReadable(onWake), false);
+  };
+  const [a, b] = [hub.subscribe('a', { tail: 10 }), hub.subscribe('a', { tail: 10 })];
+  await settle();
+  follow('a', a);
+  follow('b', b);
+  log.write('1', '2');
+  await settle();
+  log.write('3');
+  await settle();
+  assert.deepEqual(calls, ['a 1,2', 'b 1,2', 'a 3', 'b 3']);
+  hub.close();
+  assert.deepEqual(calls.slice(4), ['a is closed', 'b is closed']);
+});
+
 test('hub: a batch is encoded once for each encoder, however many subscriptions ask, and parts are views', async () => {
   const log = new Log();
   log.write('one', 'two', 'three');

@@ -37,11 +37,16 @@ export type Chunk =
 export interface Subscription {
   /** The next events, without waiting; undefined when there are none now. After `end` always undefined. Throws what the source threw for good. */
   next(): Chunk | undefined;
-  /** Resolves when `next()` may give something (or throw); at once if it already does. */
+  /**
+   * True if `next()` may give something (or throw) now. Otherwise `wake` is called once as soon as it may: for all that wait in one sweep, in the turn in which
+   * something came, and never from within a call of `next()`. It must not throw.
+   */
+  whenReadable(wake: () => void): boolean;
+  /** The same as a promise. */
   readable(): Promise<void>;
   /** Lines that the ring has and this subscription has not taken yet; for metrics. */
   readonly behindLines: number;
-  /** Gives everything back. Idempotent; `readable()` resolves, `next()` gives undefined from then on. */
+  /** Gives everything back. Idempotent; who waits is woken, `next()` gives undefined from then on. */
   close(): void;
 }
 

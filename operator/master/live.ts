@@ -12,7 +12,6 @@
  * that has drained, so a client that does not read costs no more than one that does, and loses nothing: its position waits in the subscription.
  */
 import type { Socket } from 'node:net';
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { OperatorError, messageOf } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Chunk } from '../logs/subscription.ts';
@@ -61,57 +60,64 @@ interface Rest {
   position: number;
 }
 
+/** Pulls and writes by itself, in the turn in which something came or room was made: of a thousand clients each write is a call, and nothing else. */
 class Client {
   readonly #ws: ClientSocket;
   readonly #tcp: Socket;
   readonly #accepted: AcceptedLog;
   readonly #options: LiveOptions;
+  readonly #end = Promise.withResolvers<boolean>();
+  /** What is to be written when all of it is known; empty but for that moment. */
+  #pending: Buffer[] = [];
+  #roomBytes = 0;
   #rest: Rest | undefined;
-  #wake: (() => void) | undefined;
+  #isWaitingForRoom = false;
 
   constructor(ws: ClientSocket, tcp: Socket, accepted: AcceptedLog, options: LiveOptions) {
     this.#ws = ws;
     this.#tcp = tcp;
     this.#accepted = accepted;
     this.#options = options;
-    const wake = (): void => {
-      this.#wake?.();
+    const goOn = (): void => {
+      if (this.#isWaitingForRoom) this.#step();
     };
-    tcp.on('drain', wake);
-    tcp.on('close', wake);
+    tcp.on('drain', goOn);
+    tcp.on('close', goOn);
   }
 
   /** Writes until the end of the log (true), or until the socket is not open any more (false). */
-  async pump(): Promise<boolean> {
-    while (this.#isOpen) {
-      switch (this.#fill()) {
-        case 'dry':
-          await this.#accepted.subscription.readable();
-          break;
-        case 'full':
-          await this.#room();
-          break;
-        case 'ended':
-          await this.#flushed();
-          return this.#isOpen;
-      }
-    }
-    return false;
+  pump(): Promise<boolean> {
+    this.#step();
+    return this.#end.promise;
   }
 
   get #isOpen(): boolean {
     return this.#ws.readyState === openState && this.#tcp.writable;
   }
 
+  /** Writes what can be written now, and sees to it that it is called again. Never throws. */
+  readonly #step = (): void => {
+    this.#isWaitingForRoom = false;
+    try {
+      const state = this.#isOpen ? this.#fill() : 'gone';
+      if (state === 'gone') this.#end.resolve(false);
+      else if (state === 'ended') this.#finish();
+      else if (state === 'full') this.#awaitRoom();
+      // Something came while we looked.
+      else if (this.#accepted.subscription.whenReadable(this.#step)) setImmediate(this.#step);
+    } catch (error) {
+      this.#end.reject(error);
+    }
+  };
+
   /** Writes what there is and what there is room for, as one `writev`. Never waits: a corked socket sends nothing, pings neither. */
   #fill(): 'dry' | 'full' | 'ended' {
-    this.#tcp.cork();
+    this.#roomBytes = this.#options.limits.sendBufferBytesMax - this.#tcp.writableLength;
     try {
       for (;;) {
-        const roomBytes = this.#options.limits.sendBufferBytesMax - this.#tcp.writableLength;
-        if (roomBytes <= 0 || !this.#isOpen) return 'full';
+        if (this.#roomBytes <= 0 || !this.#isOpen) return 'full';
         if (this.#rest !== undefined) {
-          this.#writeRest(this.#rest, roomBytes);
+          this.#writeRest(this.#rest, this.#roomBytes);
           continue;
         }
         const chunk = this.#accepted.subscription.next();
@@ -120,8 +126,23 @@ class Client {
         if (chunk.type === 'end') return 'ended';
       }
     } finally {
-      this.#tcp.uncork();
+      this.#flush();
     }
+  }
+
+  #flush(): void {
+    const [first, ...others] = this.#pending;
+    if (first === undefined) return;
+    this.#pending = [];
+    // Mostly it is one batch, and a cork around it costs as much as all the rest.
+    if (others.length === 0) {
+      this.#tcp.write(first);
+      return;
+    }
+    this.#tcp.cork();
+    this.#tcp.write(first);
+    for (const bytes of others) this.#tcp.write(bytes);
+    this.#tcp.uncork();
   }
 
   #take(chunk: Chunk): void {
@@ -148,29 +169,21 @@ class Client {
   #write(bytes: Buffer): void {
     if (bytes.length === 0) return;
     this.#options.metrics.bytesSent.inc(bytes.length);
-    this.#tcp.write(bytes);
+    this.#roomBytes -= bytes.length;
+    this.#pending.push(bytes);
   }
 
-  /** There is room again. At least a turn of the event loop: with a fast client nothing else here would let others run. */
-  async #room(): Promise<void> {
-    if (this.#tcp.writableLength < this.#options.limits.sendBufferBytesMax) {
-      await nextTurn();
-      return;
-    }
-    // Above the stream's own high-water mark, so 'drain' comes, or 'close'.
-    if (!this.#isOpen) return;
-    await new Promise<void>((resolve) => {
-      this.#wake = resolve;
-    });
-    this.#wake = undefined;
+  /** Goes on when there is room. At least a turn of the event loop later: with a fast client nothing else here would let others run. */
+  #awaitRoom(): void {
+    // Above the stream's own high-water mark 'drain' comes, or 'close'.
+    if (this.#tcp.writableLength < this.#options.limits.sendBufferBytesMax || !this.#isOpen) setImmediate(this.#step);
+    else this.#isWaitingForRoom = true;
   }
 
-  /** Everything is with the kernel. An empty write is called back after all before it, or when the socket dies. */
-  async #flushed(): Promise<void> {
-    await new Promise<void>((resolve) => {
-      this.#tcp.write(Buffer.alloc(0), () => {
-        resolve();
-      });
+  /** Everything is with the kernel when an empty write is called back, after all before it, or the socket has died. */
+  #finish(): void {
+    this.#tcp.write(Buffer.alloc(0), () => {
+      this.#end.resolve(this.#isOpen);
     });
   }
 }

@@ -117,11 +117,15 @@ function createSubscription(parts: {
       line = entry.firstLine + entry.batch.lines.length;
       return toChunk(entry.batch, from, encode);
     },
+    whenReadable(wake) {
+      if (isClosed || log.failure !== undefined || index < log.entries.length) return true;
+      wakers.add(wake);
+      log.waiting.add(wake);
+      return false;
+    },
     async readable() {
-      if (isClosed || log.failure !== undefined || index < log.entries.length) return;
       await new Promise<void>((resolve) => {
-        wakers.add(resolve);
-        log.waiting.add(resolve);
+        if (subscription.whenReadable(resolve)) resolve();
       });
     },
     get behindLines() {
@@ -130,9 +134,9 @@ function createSubscription(parts: {
     close() {
       isClosed = true;
       open.delete(subscription);
-      for (const wake of wakers) {
-        log.waiting.delete(wake);
-        wake();
+      for (const wake of [...wakers]) {
+        wakers.delete(wake);
+        if (log.waiting.delete(wake)) wake();
       }
     },
   };
