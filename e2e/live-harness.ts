@@ -364,6 +364,8 @@ export interface SocketOptions {
   readonly protocols?: string[];
   /** Gets each frame in place of `frames`. */
   readonly onFrame?: (text: string) => void;
+  /** Called as soon as it is open, before any frame. */
+  readonly onOpen?: (socket: LiveSocket) => void;
 }
 
 /** An open live log. Frames are kept in `frames`, unless somebody takes them. */
@@ -450,7 +452,7 @@ export const jsonProtocol = 'ringmaster.live-log.v1+json';
 
 /** Opens a live log. A refusal rejects with `HTTP STATUS BODY`. It ends with the test file at the latest. */
 export async function openSocket(world: World, options: SocketOptions): Promise<LiveSocket> {
-  const { url = world.url, token = world.token, id, query = '', protocols = [], onFrame } = options;
+  const { url = world.url, token = world.token, id, query = '', protocols = [], onFrame, onOpen } = options;
   const ws = new WebSocket(`${url.replace(/^http/, 'ws')}/api/instances/${id}/live-log${query}`, protocols, {
     headers: { authorization: `Bearer ${token}` },
     handshakeTimeout: 3_000,
@@ -461,6 +463,7 @@ export async function openSocket(world: World, options: SocketOptions): Promise<
   const { promise, resolve, reject } = Promise.withResolvers<undefined>();
   const socket = new LiveSocket(ws, onFrame);
   ws.on('open', () => {
+    onOpen?.(socket);
     resolve(undefined);
   });
   ws.on('error', reject);
@@ -528,7 +531,11 @@ export interface ResumingOptions {
   readonly id: string;
   /** Tried in turn. */
   readonly urls: readonly string[];
+  /** By the plain protocol: each frame is a line, and after a cut it asks for the last 10,000 of them, many of which it has had. */
+  readonly isPlain?: boolean;
   readonly onMessage: (message: Message) => void;
+  /** Called with each connection before its first message. */
+  readonly onOpen?: (socket: LiveSocket) => void;
 }
 
 /** A client that follows a log by the JSON protocol and, whenever it is cut, resumes by its cursor at the next address. */
@@ -589,15 +596,16 @@ export class ResumingClient {
   }
 
   async #open(): Promise<LiveSocket> {
-    const { world, id, urls, onMessage } = this.#options;
+    const { world, id, urls, isPlain = false, onMessage, onOpen } = this.#options;
     const url = urls[this.#attempt++ % urls.length] ?? world.url;
     return openSocket(world, {
       url,
       id,
-      protocols: [jsonProtocol],
+      protocols: isPlain ? [] : [jsonProtocol],
       query: this.#cursor === undefined ? '?tail=10000' : `?cursor=${encodeURIComponent(this.#cursor)}`,
+      ...(onOpen === undefined ? {} : { onOpen }),
       onFrame: (text) => {
-        const message = parseMessage(text);
+        const message = isPlain ? { type: 'line', line: text } : parseMessage(text);
         if (message.cursor !== undefined) this.#cursor = message.cursor;
         onMessage(message);
       },

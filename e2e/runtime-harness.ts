@@ -110,6 +110,11 @@ export class Ledger {
     return this.#lives.size;
   }
 
+  /** Lives whose end was said. */
+  get ends(): number {
+    return [...this.#lives.values()].filter(({ hasEnded }) => hasEnded).length;
+  }
+
   note(message: Message): void {
     if (message.type === 'gap') {
       this.gaps += 1;
