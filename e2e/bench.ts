@@ -27,6 +27,8 @@ interface Benchmark {
   readonly run: (bench: Bench) => Promise<void>;
   /** Of the chart, besides one Master. */
   readonly values?: readonly string[];
+  /** Of the one node. */
+  readonly kubeletConfig?: Readonly<Record<string, unknown>>;
 }
 
 const folder = join(import.meta.dirname, 'bench');
@@ -43,11 +45,11 @@ if (name === undefined || !names.includes(name)) {
 }
 
 async function main(benchmark: string): Promise<void> {
-  const { run, values: chartValues = [] } = (await import(join(folder, `${benchmark}.ts`))) as Benchmark;
+  const { run, ...settings } = (await import(join(folder, `${benchmark}.ts`))) as Benchmark;
   const progress = createProgress('bench');
   const cleanups: (() => Promise<void>)[] = [];
   try {
-    await run(await prepare(progress, cleanups, chartValues));
+    await run(await prepare(progress, cleanups, settings));
   } finally {
     for (const cleanUp of cleanups) await cleanUp();
     if (values.keep !== true) await downCluster('bench', { wipe: true });
@@ -57,7 +59,7 @@ async function main(benchmark: string): Promise<void> {
 async function prepare(
   progress: Progress,
   cleanups: (() => Promise<void>)[],
-  chartValues: readonly string[],
+  { values: chartValues = [], kubeletConfig = {} }: Omit<Benchmark, 'run'>,
 ): Promise<Bench> {
   const cluster = await startCluster({
     name: 'bench',
@@ -65,7 +67,7 @@ async function prepare(
       progress.say(line);
     },
     // A million lines in one file: what is measured is reading, not rotation.
-    kubeletConfig: { containerLogMaxSize: '2Gi' },
+    kubeletConfig: { containerLogMaxSize: '2Gi', ...kubeletConfig },
   });
   const images = await releaseImages((line) => {
     progress.say(line);

@@ -48,10 +48,11 @@ async function build(dir: string, go: string, log: (line: string) => void): Prom
   await rename(temporary, dir);
 }
 
-async function buildProgram(
+/** Builds one program; with `toolchain` (`go1.27.3`) by that release, which Go fetches as a module. */
+export async function buildProgram(
   go: string,
   program: GoProgram,
-  { output, log }: { output: string; log: (line: string) => void },
+  { output, log, toolchain = 'local' }: { output: string; log: (line: string) => void; toolchain?: string },
 ): Promise<void> {
   const startedAt = Date.now();
   const hint = program.output === 'hyperkube' ? ' (about 10 minutes the first time)' : '';
@@ -63,7 +64,7 @@ async function buildProgram(
     await run(go, ['build', ...goFlags, '-ldflags', program.ldflags, '-o', output, program.target], {
       cwd: join(import.meta.dirname, program.module),
       // GOFLAGS and GOWORK of the user must not change what is built; GOROOT would be that of another Go.
-      env: { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '', GOTOOLCHAIN: 'local' },
+      env: { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '', GOTOOLCHAIN: toolchain },
     });
   } finally {
     clearInterval(heartbeat);

@@ -54,12 +54,13 @@ test('settings: the cache folder follows XDG_CACHE_HOME unless that is relative'
 });
 
 test('settings: the versions are those of the Go modules', async () => {
-  const [kubernetes = '', helm = ''] = await Promise.all(
-    ['go/go.mod', 'go-helm/go.mod'].map((file) => readFile(join(import.meta.dirname, file), 'utf8')),
+  const [kubernetes = '', helm = '', stern = ''] = await Promise.all(
+    ['go/go.mod', 'go-helm/go.mod', 'go-stern/go.mod'].map((file) => readFile(join(import.meta.dirname, file), 'utf8')),
   );
   assert.ok(kubernetes.includes(`k8s.io/kubernetes v${versions.kubernetes}\n`));
   assert.ok(kubernetes.includes(`go.etcd.io/etcd/server/v3 v${versions.etcd}\n`));
   assert.ok(kubernetes.includes(`github.com/coredns/coredns v${versions.coredns}\n`));
   assert.ok(kubernetes.includes(`\ngo ${versions.goMin}\n`));
   assert.match(helm, new RegExp(`helm\\.sh/helm/v3 v${versions.helm.replaceAll('.', '\\.')}\\b`));
+  assert.ok(stern.includes(`\tgithub.com/stern/stern v${versions.stern} `));
 });

@@ -5,15 +5,18 @@
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 
-/** What is built, and with which Go. `go/go.mod` and `go-helm/go.mod` say the same; a test compares them. */
+/** What is built, and with which Go. The `go.mod` files beside this say the same; a test compares them. */
 export const versions = {
   kubernetes: '1.37.2',
   etcd: '3.7.0',
   coredns: '1.14.3',
   helm: '3.22.0',
+  stern: '1.35.0',
   /** Fetched where there is none that is at least `goMin`. */
   go: '1.26.8',
   goMin: '1.26.0',
+  /** stern asks for a newer one. */
+  goForStern: '1.27.3',
 } as const;
 
 /** `dev` is `npm run up`, `test` the end-to-end tests, `integration` a control plane for integration tests, `bench` the benchmarks. */

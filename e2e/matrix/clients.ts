@@ -20,6 +20,8 @@ const slowBytesPerSecond = 1024;
 export const slowMs = 20_000;
 export const stoppedMs = 30_000;
 const leaveEveryMs = 5_000;
+/** Not until the end: of a program with a sidecar that has ended while a client was away it cannot be told any more whether it wrote more. */
+const leavingMs = 35_000;
 const gapFrame = /^\[ringmaster\] (?:(\d+)|some) lines were no longer available$/;
 
 /**
@@ -101,15 +103,21 @@ export class MatrixClient {
     return this.#client.closes.at(-1)?.code === 1000;
   }
 
+  /** In words, for messages. */
+  get title(): string {
+    const { kind, isJson } = this.shape;
+    const codes = this.#client.closes.map(({ code }) => code).join(' ');
+    return `${kind} ${isJson ? 'JSON' : 'plain'}, connected ${this.connects} times, closed with ${codes}`;
+  }
+
   /** Begins to do what its kind does: called when lines flow. */
   misbehave(): void {
     const { kind } = this.shape;
     if (kind === 'leaving') {
-      this.#timers.push(
-        setInterval(() => {
-          this.#client.cut();
-        }, leaveEveryMs),
-      );
+      const leave = (): void => {
+        this.#client.cut();
+      };
+      for (let ms = leaveEveryMs; ms <= leavingMs; ms += leaveEveryMs) this.#later(ms, leave);
     }
     if (kind === 'slow' && this.#relay !== undefined) {
       const relay = this.#relay;
