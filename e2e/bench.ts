@@ -31,6 +31,8 @@ interface Benchmark {
   readonly values?: readonly string[];
   /** Added to the arguments of the cluster's components. */
   readonly extraArgs?: NonNullable<StartOptions['extraArgs']>;
+  /** Of the one node. */
+  readonly kubeletConfig?: Readonly<Record<string, unknown>>;
 }
 
 const folder = join(import.meta.dirname, 'bench');
@@ -64,7 +66,7 @@ async function main(benchmark: string): Promise<void> {
 async function prepare(
   progress: Progress,
   cleanups: (() => Promise<void>)[],
-  { values: chartValues = [], extraArgs = {} }: Omit<Benchmark, 'run'>,
+  { values: chartValues = [], extraArgs = {}, kubeletConfig = {} }: Omit<Benchmark, 'run'>,
 ): Promise<Bench> {
   const cluster = await startCluster({
     name: 'bench',
@@ -72,7 +74,7 @@ async function prepare(
       progress.say(line);
     },
     // A million lines in one file: what is measured is reading, not rotation.
-    kubeletConfig: { containerLogMaxSize: '2Gi' },
+    kubeletConfig: { containerLogMaxSize: '2Gi', ...kubeletConfig },
     extraArgs,
   });
   const images = await releaseImages((line) => {

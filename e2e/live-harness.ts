@@ -366,6 +366,8 @@ export interface SocketOptions {
   readonly timeoutMs?: number;
   /** Gets each frame in place of `frames`. */
   readonly onFrame?: (text: string) => void;
+  /** Called as soon as it is open, before any frame. */
+  readonly onOpen?: (socket: LiveSocket) => void;
 }
 
 /** An open live log. Frames are kept in `frames`, unless somebody takes them. */
@@ -452,7 +454,8 @@ export const jsonProtocol = 'ringmaster.live-log.v1+json';
 
 /** Opens a live log. A refusal rejects with `HTTP STATUS BODY`. It ends with the test file at the latest. */
 export async function openSocket(world: World, options: SocketOptions): Promise<LiveSocket> {
-  const { url = world.url, token = world.token, id, query = '', protocols = [], onFrame, timeoutMs = 3_000 } = options;
+  const { url = world.url, token = world.token, id, query = '', protocols = [] } = options;
+  const { onFrame, onOpen, timeoutMs = 3_000 } = options;
   const ws = new WebSocket(`${url.replace(/^http/, 'ws')}/api/instances/${id}/live-log${query}`, protocols, {
     headers: { authorization: `Bearer ${token}` },
     handshakeTimeout: timeoutMs,
@@ -463,6 +466,7 @@ export async function openSocket(world: World, options: SocketOptions): Promise<
   const { promise, resolve, reject } = Promise.withResolvers<undefined>();
   const socket = new LiveSocket(ws, onFrame);
   ws.on('open', () => {
+    onOpen?.(socket);
     resolve(undefined);
   });
   ws.on('error', reject);
@@ -530,11 +534,15 @@ export interface ResumingOptions {
   readonly id: string;
   /** Tried in turn. */
   readonly urls: readonly string[];
+  /** By the plain protocol: each frame is a line, and after a cut it asks for the last 10,000 of them, many of which it has had. */
+  readonly isPlain?: boolean;
   readonly onMessage: (message: Message) => void;
   /** A connection that lasts longer is a fault. */
   readonly longestMs?: number;
   /** Refused so often one after the other, it gives up. */
   readonly failuresMax?: number;
+  /** Called with each connection before its first message. */
+  readonly onOpen?: (socket: LiveSocket) => void;
 }
 
 /** A client that follows a log by the JSON protocol and, whenever it is cut, resumes by its cursor at the next address. */
@@ -595,15 +603,16 @@ export class ResumingClient {
   }
 
   async #open(): Promise<LiveSocket> {
-    const { world, id, urls, onMessage } = this.#options;
+    const { world, id, urls, isPlain = false, onMessage, onOpen } = this.#options;
     const url = urls[this.#attempt++ % urls.length] ?? world.url;
     const socket = await openSocket(world, {
       url,
       id,
-      protocols: [jsonProtocol],
+      protocols: isPlain ? [] : [jsonProtocol],
       query: this.#cursor === undefined ? '?tail=10000' : `?cursor=${encodeURIComponent(this.#cursor)}`,
+      ...(onOpen === undefined ? {} : { onOpen }),
       onFrame: (text) => {
-        const message = parseMessage(text);
+        const message = isPlain ? { type: 'line', line: text } : parseMessage(text);
         if (message.cursor !== undefined) this.#cursor = message.cursor;
         onMessage(message);
       },

@@ -96,7 +96,7 @@ interface Life {
   hasEnded: boolean;
 }
 
-/** The books on what one client received of `countingScript`. */
+/** The books on what one client received of `countingScript`, or of one like it whose lines end with a blank and some `x`. */
 export class Ledger {
   received = 0;
   lost = 0;
@@ -114,6 +114,16 @@ export class Ledger {
     return this.#lives.size;
   }
 
+  /** Lives whose end was said. */
+  get ends(): number {
+    return [...this.#lives.values()].filter(({ hasEnded }) => hasEnded).length;
+  }
+
+  /** Whether this life has said its end. */
+  hasEndOf(name: string): boolean {
+    return this.#lives.get(name)?.hasEnded === true;
+  }
+
   note(message: Message): void {
     if (message.type === 'gap') {
       this.gaps += 1;
@@ -126,7 +136,7 @@ export class Ledger {
     const now = performance.now();
     if (this.#lastAt !== undefined) this.longestSilenceMs = Math.max(this.longestSilenceMs, now - this.#lastAt);
     this.#lastAt = now;
-    const match = /^([0-9a-f-]{36}) (end )?(\d+)$/.exec(text);
+    const match = /^([0-9a-f-]{36}) (end )?(\d+)(?: x+)?$/.exec(text);
     if (match === null) {
       this.faults.push(`not a line of the program: ${JSON.stringify(text.slice(0, 200))}`);
       return;

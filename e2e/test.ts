@@ -1,13 +1,14 @@
 /**
  * `npm test`: format, lint, types, generated files and unit tests; then integration tests on a real control plane; then end-to-end tests on a
- * real cluster of two nodes. `--check` stops after the first group; `--only NAME` runs one group; words after `--` pick test files.
+ * real cluster of two nodes. `--check` stops after the first group; `--only NAME` runs one group; words after `--` pick test files, those of
+ * `e2e/matrix/` too, which take too long to be run each time.
  *
  * Every group runs even when an earlier one failed, so that one run shows everything. The clusters it makes are its own (`integration`,
  * `test`) and are taken down in the end; what an interrupted run left is cleared before.
  */
 import { spawn } from 'node:child_process';
 import { glob } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { canRunEmbedded, downCluster, startCluster } from './cluster/cluster.ts';
 import { ensurePackages, sidecarRequirements } from './cluster/packages.ts';
@@ -77,7 +78,9 @@ async function integration(): Promise<void> {
 
 async function e2e(): Promise<void> {
   needEmbedded();
-  const files = await testFiles(['e2e/*.e2e.ts']);
+  // What takes long is only run when it is asked for.
+  const long = positionals.length === 0 ? [] : ['e2e/matrix/*.e2e.ts'];
+  const files = await testFiles(['e2e/*.e2e.ts', ...long]);
   const isUpgraded = files.includes(upgradeFile) && (await canUpgrade());
   try {
     const installation = await installForTests(progress, { isUpgraded });
@@ -120,9 +123,14 @@ function log(line: string): void {
 async function testFiles(patterns: readonly string[]): Promise<string[]> {
   const files: string[] = [];
   for await (const file of glob(patterns, { cwd: root })) files.push(file);
-  const wanted =
-    positionals.length === 0 ? files : files.filter((file) => positionals.some((word) => file.includes(word)));
-  return wanted.sort();
+  const wanted = positionals.length === 0 ? files : positionals.flatMap((word) => filesOf(word, files));
+  return [...new Set(wanted)].sort();
+}
+
+/** The file with this name, or else all whose path holds the word. */
+function filesOf(word: string, files: readonly string[]): string[] {
+  const named = files.filter((file) => basename(file).replace(/\..*$/, '') === word);
+  return named.length > 0 ? named : files.filter((file) => file.includes(word));
 }
 
 /** Node's own runner, one file after the other: they share two cores and one cluster. */

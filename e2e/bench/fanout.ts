@@ -6,7 +6,6 @@
  * whole of a burst from its first line to its last byte; memory is the resident set. What the kernel holds for sockets is in neither.
  */
 import { spawn } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Bench } from '../bench.ts';
@@ -14,7 +13,7 @@ import { waitUntil } from '../cluster/wait.ts';
 import { pidsInPod } from '../pids.ts';
 import { releaseNamespace } from '../release.ts';
 import { Crowd } from './readers/crowd.ts';
-import { cpuMsOf, goal, logFileOf, percentiles, remove, startProgram, type } from './readers/readers.ts';
+import { cpuMsOf, goal, logFileOf, percentiles, remove, residentKb, startProgram, type } from './readers/readers.ts';
 import type { Percentiles, Started } from './readers/readers.ts';
 
 /** What the chart is installed with: the limits that stand in the way of 10,000 clients. */
@@ -265,10 +264,6 @@ async function measureTicks(bench: Bench, started: Started, crowd: Crowd): Promi
   const wanted = 10 * tickSeconds * crowd.size;
   await waitUntil({ what: 'all lines', timeoutMs: tickSeconds * 4000, check: () => values.length >= wanted });
   return percentiles(values);
-}
-
-async function residentKb(pid: number): Promise<number> {
-  return Number(/^VmRSS:\s+(\d+) kB$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1]);
 }
 
 interface Results {

@@ -51,7 +51,12 @@ export async function ensureKwok({ log, cacheDir = defaultCacheDir() }: BuildOpt
   await buildInto(dir, { log, cacheDir }, async (go, temporary) => {
     await buildProgram(go, kwokProgram, { output: join(temporary, kwokProgram.output), log });
     const cwd = join(import.meta.dirname, kwokProgram.module);
-    const module = (await run(go, ['list', '-m', '-f', '{{.Dir}}', 'sigs.k8s.io/kwok'], { cwd, env: goEnv })).trim();
+    const module = (
+      await run(go, ['list', '-m', '-f', '{{.Dir}}', 'sigs.k8s.io/kwok'], {
+        cwd,
+        env: { ...goEnv, GOTOOLCHAIN: 'local' },
+      })
+    ).trim();
     const stages = await Promise.all(kwokStages.map((file) => readFile(join(module, 'kustomize/stage', file), 'utf8')));
     await writeFile(join(temporary, 'stages.yaml'), stages.join('---\n'));
   });
@@ -79,12 +84,13 @@ async function buildInto(
 }
 
 /** GOFLAGS and GOWORK of the user must not change what is built; GOROOT would be that of another Go. */
-const goEnv = { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '', GOTOOLCHAIN: 'local' };
+const goEnv = { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '' };
 
-async function buildProgram(
+/** Builds one program; with `toolchain` (`go1.27.3`) by that release, which Go fetches as a module. */
+export async function buildProgram(
   go: string,
   program: GoProgram,
-  { output, log }: { output: string; log: (line: string) => void },
+  { output, log, toolchain = 'local' }: { output: string; log: (line: string) => void; toolchain?: string },
 ): Promise<void> {
   const startedAt = Date.now();
   const hint = program.output === 'hyperkube' ? ' (about 10 minutes the first time)' : '';
@@ -95,7 +101,7 @@ async function buildProgram(
   try {
     await run(go, ['build', ...goFlags, '-ldflags', program.ldflags, '-o', output, program.target], {
       cwd: join(import.meta.dirname, program.module),
-      env: goEnv,
+      env: { ...goEnv, GOTOOLCHAIN: toolchain },
     });
   } finally {
     clearInterval(heartbeat);

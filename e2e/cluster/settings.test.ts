@@ -54,8 +54,10 @@ test('settings: the cache folder follows XDG_CACHE_HOME unless that is relative'
 });
 
 test('settings: the versions are those of the Go modules', async () => {
-  const [kubernetes = '', helm = '', kwok = ''] = await Promise.all(
-    ['go/go.mod', 'go-helm/go.mod', 'go-kwok/go.mod'].map((file) => readFile(join(import.meta.dirname, file), 'utf8')),
+  const [kubernetes = '', helm = '', kwok = '', stern = ''] = await Promise.all(
+    ['go', 'go-helm', 'go-kwok', 'go-stern'].map((folder) =>
+      readFile(join(import.meta.dirname, folder, 'go.mod'), 'utf8'),
+    ),
   );
   assert.ok(kubernetes.includes(`k8s.io/kubernetes v${versions.kubernetes}\n`));
   assert.ok(kubernetes.includes(`go.etcd.io/etcd/server/v3 v${versions.etcd}\n`));
@@ -63,4 +65,5 @@ test('settings: the versions are those of the Go modules', async () => {
   assert.ok(kubernetes.includes(`\ngo ${versions.goMin}\n`));
   assert.ok(kwok.includes(`sigs.k8s.io/kwok v${versions.kwok} `));
   assert.match(helm, new RegExp(`helm\\.sh/helm/v3 v${versions.helm.replaceAll('.', '\\.')}\\b`));
+  assert.ok(stern.includes(`\tgithub.com/stern/stern v${versions.stern} `));
 });

@@ -12,9 +12,12 @@ export const versions = {
   coredns: '1.14.3',
   helm: '3.22.0',
   kwok: '0.8.0',
+  stern: '1.35.0',
   /** Fetched where there is none that is at least `goMin`. */
   go: '1.26.8',
   goMin: '1.26.0',
+  /** stern asks for a newer one. */
+  goForStern: '1.27.3',
 } as const;
 
 /** `dev` is `npm run up`, `test` the end-to-end tests, `integration` a control plane for integration tests, `bench` the benchmarks. */
