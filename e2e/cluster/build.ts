@@ -10,7 +10,7 @@ import { ensureGo } from './golang.ts';
 import { withLock } from './lock.ts';
 import { ensurePackages } from './packages.ts';
 import type { GoProgram } from './recipe.ts';
-import { goFlags, goPrograms, hyperkubeLinks, readRecipeFile, recipeKey } from './recipe.ts';
+import { goBuildEnv, goFlags, goPrograms, hyperkubeLinks, readRecipeFile, recipeKey } from './recipe.ts';
 import { defaultCacheDir } from './settings.ts';
 
 const heartbeatMs = 30_000;
@@ -62,8 +62,7 @@ async function buildProgram(
   try {
     await run(go, ['build', ...goFlags, '-ldflags', program.ldflags, '-o', output, program.target], {
       cwd: join(import.meta.dirname, program.module),
-      // GOFLAGS and GOWORK of the user must not change what is built; GOROOT would be that of another Go.
-      env: { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '', GOTOOLCHAIN: 'local' },
+      env: goBuildEnv,
     });
   } finally {
     clearInterval(heartbeat);

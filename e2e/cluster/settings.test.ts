@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { isAtLeast, parseVersion } from './golang.ts';
 import type { ClusterSettings } from './settings.ts';
 import { clusterNames, clusterSettings, defaultCacheDir, nodesMax, versions } from './settings.ts';
 
@@ -54,12 +55,16 @@ test('settings: the cache folder follows XDG_CACHE_HOME unless that is relative'
 });
 
 test('settings: the versions are those of the Go modules', async () => {
-  const [kubernetes = '', helm = ''] = await Promise.all(
-    ['go/go.mod', 'go-helm/go.mod'].map((file) => readFile(join(import.meta.dirname, file), 'utf8')),
+  const modules = await Promise.all(
+    ['go', 'go-helm', '../gitops/go'].map((dir) => readFile(join(import.meta.dirname, dir, 'go.mod'), 'utf8')),
   );
+  const [kubernetes = '', helm = ''] = modules;
   assert.ok(kubernetes.includes(`k8s.io/kubernetes v${versions.kubernetes}\n`));
   assert.ok(kubernetes.includes(`go.etcd.io/etcd/server/v3 v${versions.etcd}\n`));
   assert.ok(kubernetes.includes(`github.com/coredns/coredns v${versions.coredns}\n`));
-  assert.ok(kubernetes.includes(`\ngo ${versions.goMin}\n`));
+  for (const text of modules) {
+    const wanted = /^go (.*)$/m.exec(text)?.[1] ?? assert.fail();
+    assert.ok(isAtLeast(parseVersion(versions.goMin), parseVersion(wanted)), wanted);
+  }
   assert.match(helm, new RegExp(`helm\\.sh/helm/v3 v${versions.helm.replaceAll('.', '\\.')}\\b`));
 });

@@ -13,7 +13,7 @@ export const versions = {
   helm: '3.22.0',
   /** Fetched where there is none that is at least `goMin`. */
   go: '1.26.8',
-  goMin: '1.26.0',
+  goMin: '1.26.1',
 } as const;
 
 /** `dev` is `npm run up`, `test` the end-to-end tests, `integration` a control plane for integration tests, `bench` the benchmarks. */
