@@ -585,9 +585,10 @@ function messagesIn(value: unknown): string[] {
   return [...own, ...Object.values(value).flatMap(messagesIn)];
 }
 
-/** What is no manifest at all has no API version, and values of charts are none. */
-function isChecked(apiVersion: string): boolean {
-  return apiVersion === 'v1' || ['ringmaster.dev', ...toolGroups].some((group) => apiVersion.startsWith(`${group}/`));
+/** Values of charts and pieces of manifests are left out. */
+function isChecked({ apiVersion = '', kind }: KubeObject): boolean {
+  if (apiVersion === 'v1') return kind === 'ConfigMap';
+  return ['ringmaster.dev', ...toolGroups].some((group) => apiVersion.startsWith(`${group}/`));
 }
 
 /** Every manifest in the samples, in the files for GitOps tools, and in the fenced YAML of README and guides: ours, and those of these tools. */
@@ -602,7 +603,7 @@ async function publishedManifests(): Promise<{ file: string; text: string }[]> {
       : [content];
     for (const document of blocks.flatMap((block) => parseAllDocuments(block))) {
       const object = document.toJS() as KubeObject | null;
-      if (object?.apiVersion === undefined || !isChecked(object.apiVersion)) continue;
+      if (object === null || !isChecked(object)) continue;
       found.push({ file, text: JSON.stringify(object) });
     }
   }
