@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Cluster } from './cluster/cluster.ts';
+import { kstatusOf } from './gitops/judge.ts';
 import type { InstanceObject, KubeObject, Namespace, PodObject, Seen } from './harness.ts';
 import {
   busybox,
@@ -21,7 +22,6 @@ import {
   testCluster,
   Watch,
 } from './harness.ts';
-import { kstatus } from './kstatus.ts';
 import { releaseNamespace } from './release.ts';
 
 const namespaceName = 'e2e-instance';
@@ -172,31 +172,6 @@ describe('an Instance', { concurrency: atOnce }, () => {
   });
 
   // The long ones begin first.
-  test('over its life: GitOps tools judge every stage rightly by the rules of kstatus', async () => {
-    const stop = { gracePeriodSeconds: 1 };
-    await online(instance('judged', { stop }));
-    assert.equal(kstatus(instances.now('judged')!), 'Current');
-    assert.equal(kstatus(firstWithStatus('judged')), 'InProgress');
-
-    await namespace.patch('judged', { args: [programs.crash] });
-    const crashing = await instances.until('judged', isStalled('CrashLoop'));
-    assert.equal(kstatus(crashing), 'Failed');
-    assert.equal(kstatus(firstOf('judged', crashing)), 'InProgress');
-
-    await namespace.patch('judged', { args: [programs.idle] });
-    const mended = await instances.until('judged', isOnline);
-    assert.equal(kstatus(mended), 'Current');
-    assert.equal(kstatus(firstOf('judged', mended)), 'InProgress');
-
-    await namespace.patch('judged', { desiredState: 'Stopped' });
-    const stopped = await instances.until('judged', hasState('STOPPED'));
-    assert.equal(kstatus(stopped), 'Current');
-    assert.equal(kstatus(firstOf('judged', stopped)), 'InProgress');
-
-    await namespace.kubectl(['delete', 'instance', 'judged']);
-    await instances.untilGone('judged');
-  });
-
   test('that keeps crashing is OFFLINE, CrashLoop, and ONLINE again when a change mends it', async () => {
     await namespace.apply(instance('crashing', { script: programs.crash }));
     const crashing = await instances.until('crashing', isStalled('CrashLoop'));
@@ -534,19 +509,6 @@ describe('an Instance', { concurrency: atOnce }, () => {
     assert.equal(ids.size, crowd);
     for (const { metadata, status } of all) assert.equal(metadata.labels?.[idLabel], status?.id);
   });
-
-  /** As it was when its present spec came. */
-  function firstOf(name: string, { metadata }: InstanceObject): InstanceObject {
-    const first = instances.of(name).find(({ object }) => object.metadata.generation === metadata.generation);
-    assert.ok(first);
-    return first.object;
-  }
-
-  function firstWithStatus(name: string): InstanceObject {
-    const first = instances.of(name).find(({ object }) => object.status !== undefined);
-    assert.ok(first);
-    return first.object;
-  }
 });
 
 describe('in all that happened above', () => {
@@ -571,18 +533,24 @@ describe('in all that happened above', () => {
     assert.ok(ids.size > crowd);
   });
 
-  test('Ready always meant ONLINE, and what tools take for current was ONLINE or STOPPED', () => {
-    for (const { object } of instances.history) {
-      const { status, metadata } = object;
-      if (status?.observedGeneration !== metadata.generation || metadata.deletionTimestamp !== undefined) continue;
-      const isReady = condition(object, 'Ready')?.status === 'True';
+  test('Ready always meant ONLINE, and what tools take for current was ONLINE or STOPPED', async () => {
+    const all = instances.history.map(({ object }) => object);
+    const settled = all.filter(
+      ({ status, metadata }) =>
+        status?.observedGeneration === metadata.generation && metadata.deletionTimestamp === undefined,
+    );
+    const verdicts = await kstatusOf(cluster, settled);
+    for (const [index, { status }] of settled.entries()) {
+      const isReady = condition({ status }, 'Ready')?.status === 'True';
       const isExpected = {
         // While it is being stopped, or cannot be brought to its new spec, a program that runs stays ONLINE.
         InProgress: !isReady,
         Failed: !isReady,
         Current: isReady ? status?.state === 'ONLINE' : status?.state === 'STOPPED',
         Terminating: false,
-      }[kstatus(object)];
+        NotFound: false,
+        Unknown: false,
+      }[verdicts[index] ?? 'Unknown'];
       assert.ok(isExpected, JSON.stringify(status));
     }
   });

@@ -45,6 +45,7 @@ export const lastHeartbeatAnnotation = `${group}/last-heartbeat`;
 
 /** Owner of the fields that a console command applies: GitOps tools see that it was not they. */
 export const consoleFieldManager = 'ringmaster-console';
+export const consoleRestartFieldManager = 'ringmaster-console-restart';
 
 export const managedByLabel = 'app.kubernetes.io/managed-by';
 export const managedBy = 'ringmaster';
@@ -79,6 +80,7 @@ export const reasons = [
   'Stopping',
   'MinimumNotReached',
   'RollingOut',
+  'CommandRunning',
   // Stalled: somebody has to act
   'InvalidSpec',
   'PodRejected',

@@ -11,6 +11,7 @@ import { withLock } from './lock.ts';
 import { ensurePackages } from './packages.ts';
 import type { GoProgram } from './recipe.ts';
 import {
+  goBuildEnv,
   goFlags,
   goPrograms,
   hyperkubeLinks,
@@ -54,7 +55,7 @@ export async function ensureKwok({ log, cacheDir = defaultCacheDir() }: BuildOpt
     const module = (
       await run(go, ['list', '-m', '-f', '{{.Dir}}', 'sigs.k8s.io/kwok'], {
         cwd,
-        env: { ...goEnv, GOTOOLCHAIN: 'local' },
+        env: goBuildEnv,
       })
     ).trim();
     const stages = await Promise.all(kwokStages.map((file) => readFile(join(module, 'kustomize/stage', file), 'utf8')));
@@ -83,9 +84,6 @@ async function buildInto(
   });
 }
 
-/** GOFLAGS and GOWORK of the user must not change what is built; GOROOT would be that of another Go. */
-const goEnv = { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '' };
-
 /** Builds one program; with `toolchain` (`go1.27.3`) by that release, which Go fetches as a module. */
 export async function buildProgram(
   go: string,
@@ -101,7 +99,7 @@ export async function buildProgram(
   try {
     await run(go, ['build', ...goFlags, '-ldflags', program.ldflags, '-o', output, program.target], {
       cwd: join(import.meta.dirname, program.module),
-      env: { ...goEnv, GOTOOLCHAIN: toolchain },
+      env: { ...goBuildEnv, GOTOOLCHAIN: toolchain },
     });
   } finally {
     clearInterval(heartbeat);

@@ -37,6 +37,9 @@ export const recipeFiles = [
 /** Flags of every build: no paths of this machine, no version control stamp, stripped, static. */
 export const goFlags = ['-mod=readonly', '-trimpath', '-buildvcs=false'] as const;
 
+/** GOFLAGS and GOWORK of the user must not change what is built; GOROOT would be that of another Go. */
+export const goBuildEnv = { CGO_ENABLED: '0', GOFLAGS: '', GOWORK: 'off', GOROOT: '', GOTOOLCHAIN: 'local' } as const;
+
 /** The builds, slowest first. */
 export function goPrograms(): GoProgram[] {
   const strip = '-s -w';

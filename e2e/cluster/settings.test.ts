@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { isAtLeast, parseVersion } from './golang.ts';
 import type { ClusterSettings } from './settings.ts';
 import { clusterNames, clusterSettings, defaultCacheDir, nodesMax, versions } from './settings.ts';
 
@@ -54,16 +55,20 @@ test('settings: the cache folder follows XDG_CACHE_HOME unless that is relative'
 });
 
 test('settings: the versions are those of the Go modules', async () => {
-  const [kubernetes = '', helm = '', kwok = '', stern = ''] = await Promise.all(
-    ['go', 'go-helm', 'go-kwok', 'go-stern'].map((folder) =>
-      readFile(join(import.meta.dirname, folder, 'go.mod'), 'utf8'),
+  const modules = await Promise.all(
+    ['go', 'go-helm', '../gitops/go', 'go-kwok', 'go-stern'].map((dir) =>
+      readFile(join(import.meta.dirname, dir, 'go.mod'), 'utf8'),
     ),
   );
+  const [kubernetes = '', helm = '', , kwok = '', stern = ''] = modules;
   assert.ok(kubernetes.includes(`k8s.io/kubernetes v${versions.kubernetes}\n`));
   assert.ok(kubernetes.includes(`go.etcd.io/etcd/server/v3 v${versions.etcd}\n`));
   assert.ok(kubernetes.includes(`github.com/coredns/coredns v${versions.coredns}\n`));
-  assert.ok(kubernetes.includes(`\ngo ${versions.goMin}\n`));
   assert.ok(kwok.includes(`sigs.k8s.io/kwok v${versions.kwok} `));
+  for (const text of modules.slice(0, -1)) {
+    const wanted = /^go (.*)$/m.exec(text)?.[1] ?? assert.fail();
+    assert.ok(isAtLeast(parseVersion(versions.goMin), parseVersion(wanted)), wanted);
+  }
   assert.match(helm, new RegExp(`helm\\.sh/helm/v3 v${versions.helm.replaceAll('.', '\\.')}\\b`));
   assert.ok(stern.includes(`\tgithub.com/stern/stern v${versions.stern} `));
 });

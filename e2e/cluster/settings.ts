@@ -15,7 +15,7 @@ export const versions = {
   stern: '1.35.0',
   /** Fetched where there is none that is at least `goMin`. */
   go: '1.26.8',
-  goMin: '1.26.0',
+  goMin: '1.26.1',
   /** stern asks for a newer one. */
   goForStern: '1.27.3',
 } as const;

@@ -25,6 +25,8 @@ export type Runtime = (typeof runtimes)[number];
 export const states = ['CREATING', 'ONLINE', 'OFFLINE', 'STOPPED'] as const;
 export type State = (typeof states)[number];
 
+export const protocolDefault = 'TCP';
+
 const port = z
   .object({
     name: matching(
@@ -35,7 +37,8 @@ const port = z
       .max(15)
       .describe('Name of the port, unique in the Instance; at most 15 lower-case letters, digits and hyphens.'),
     port: int32.min(1).max(65535).describe('The port that the program listens on.'),
-    protocol: z.enum(['TCP', 'UDP', 'SCTP']).default('TCP').describe('Its protocol.'),
+    // No default in the schema: kubectl apply compares lists as a whole, and would take one inside of an item for a change each time.
+    protocol: z.enum(['TCP', 'UDP', 'SCTP']).optional().describe(`Its protocol; absent: ${protocolDefault}.`),
     hostPort: int32
       .min(1)
       .max(65535)
@@ -246,7 +249,8 @@ export const instanceSpec = withRules(
     fieldPath: '.volumeMounts',
   },
   {
-    rule: '!has(self.ports) || self.ports.all(p, self.ports.exists_one(q, q.port == p.port && q.protocol == p.protocol))',
+    // In this form the API server can tell what it costs at most; with a value in place of the absent one it cannot, and refuses it.
+    rule: `!has(self.ports) || self.ports.all(p, self.ports.exists_one(q, q.port == p.port && (has(q.protocol) && q.protocol != '${protocolDefault}' ? has(p.protocol) && p.protocol == q.protocol : !has(p.protocol) || p.protocol == '${protocolDefault}')))`,
     message: 'two ports may not have the same number and protocol',
     fieldPath: '.ports',
   },

@@ -44,7 +44,7 @@ export const runtimeRules: readonly Rule[] = [
     fieldPath: '.readiness',
   },
   {
-    rule: "self.runtime != 'docker' || !has(self.ports) || self.ports.all(p, p.protocol != 'SCTP')",
+    rule: "self.runtime != 'docker' || !has(self.ports) || self.ports.all(p, !has(p.protocol) || p.protocol != 'SCTP')",
     message: 'under the runtime docker the protocol of a port is TCP or UDP',
     fieldPath: '.ports',
   },

@@ -31,16 +31,25 @@ export function hasEnded({ status }: ConsoleCommand): boolean {
   return status?.phase === 'Succeeded' || status?.phase === 'Failed';
 }
 
-/** Taken, and perhaps acting. `startedAtMs` stays the same over the statuses of a run. */
+/**
+ * Taken, and perhaps acting. `startedAtMs` stays the same over the statuses of a run. Without a run it is the claim, which says so to whoever waits by
+ * conditions; what follows is merged into it.
+ */
 export function runningStatus(
-  { metadata }: ConsoleCommand,
+  { metadata, status }: ConsoleCommand,
   { claimedBy, startedAtMs, run }: { claimedBy: string; startedAtMs: number; run?: Run },
 ): ConsoleCommandStatus {
+  const context = { before: status?.conditions, generation: metadata.generation, nowMs: startedAtMs };
+  const said = { reason: 'CommandRunning', message: 'The command was taken and has not ended.' } as const;
+  const conditions = [
+    makeCondition({ type: 'Ready', ...said, holds: false }, context),
+    makeCondition({ type: 'Reconciling', ...said, holds: true }, context),
+  ];
   return {
     phase: 'Running',
     claimedBy,
     startedAt: new Date(startedAtMs).toISOString(),
-    ...(run === undefined ? {} : outputOf(run)),
+    ...(run === undefined ? { conditions } : outputOf(run)),
     ...(metadata.generation === undefined ? {} : { observedGeneration: metadata.generation }),
   };
 }

@@ -1,6 +1,7 @@
 /** The launcher of the runtime `docker`: a container of the pod that runs the program in a container of the node's Docker Engine. Pure. */
 import { basename, dirname } from 'node:path';
 import { defaultHealthPort, paths } from '../../../sidecar/protocol.ts';
+import { protocolDefault } from '../../api/v1alpha1/instance.ts';
 import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { parseQuantity } from '../../api/v1alpha1/quantity.ts';
 import type { Json, SidecarContext } from './sidecarpod.ts';
@@ -78,7 +79,11 @@ function engineSpec(spec: InstanceSpec, network: string): Json {
     ...(args === undefined ? {} : { args }),
     ...(workingDir === undefined ? {} : { workingDir }),
     // Nobody reaches the container but through the node: each port is opened there.
-    ports: (spec.ports ?? []).map(({ port, protocol, hostPort = port }) => ({ port, protocol, hostPort })),
+    ports: (spec.ports ?? []).map(({ port, protocol = protocolDefault, hostPort = port }) => ({
+      port,
+      protocol,
+      hostPort,
+    })),
     ...(memory === undefined ? {} : { memoryBytes: Math.ceil(parseQuantity(memory)) }),
     ...(cpu === undefined ? {} : { nanoCpus: Math.round(parseQuantity(cpu) * 1e9) }),
     network,

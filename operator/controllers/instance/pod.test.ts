@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import type { InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { makeInstance } from '../../testing/objects.ts';
 import { buildPod, podHash, podName } from './pod.ts';
+import { buildService } from './service.ts';
 
 test('buildPod: stdin stays open, no API token, restricted seccomp, our labels win over the template', () => {
   const instance = makeInstance({
@@ -61,6 +62,17 @@ test('podHash: changes with what the pod is made of, and with nothing else', () 
   assert.notEqual(podHash(makeInstance({ spec: { env: [{ name: 'A', value: '1' }] } }).spec), hash);
   assert.equal(podHash(makeInstance({ spec: { desiredState: 'Stopped' } }).spec), hash);
   assert.equal(podHash(makeInstance({ spec: { service: { type: 'NodePort' }, restartPolicy: 'Always' } }).spec), hash);
+});
+
+test('podHash, pod and Service: a port without a protocol is one with TCP', () => {
+  const said = makeInstance({ spec: { ports: [{ name: 'game', port: 1, protocol: 'TCP' }] } });
+  const unsaid = makeInstance({ spec: { ports: [{ name: 'game', port: 1 }] } });
+  const udp = makeInstance({ spec: { ports: [{ name: 'game', port: 1, protocol: 'UDP' }] } });
+  assert.equal(podHash(unsaid.spec), podHash(said.spec));
+  assert.notEqual(podHash(udp.spec), podHash(said.spec));
+  const identity = { id: 'a1b2c3', sequence: 1 };
+  assert.deepEqual(buildPod(unsaid, identity), buildPod(said, identity));
+  assert.deepEqual(buildService(unsaid, 'a1b2c3'), buildService(said, 'a1b2c3'));
 });
 
 test('podHash: the order of keys does not count', () => {

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
-import { instanceSpec } from '../../api/v1alpha1/instance.ts';
+import { instanceSpec, protocolDefault } from '../../api/v1alpha1/instance.ts';
 import {
   configurationLabel,
   idLabel,
@@ -172,7 +172,11 @@ function container(instance: Instance, id: string): Record<string, unknown> {
       resources: spec.resources,
       volumeMounts: spec.volumeMounts,
       readinessProbe: spec.readiness?.logPattern === undefined ? spec.readiness : undefined,
-      ports: spec.ports?.map(({ port, ...rest }) => ({ ...rest, containerPort: port })),
+      ports: spec.ports?.map(({ port, protocol = protocolDefault, ...rest }) => ({
+        ...rest,
+        protocol,
+        containerPort: port,
+      })),
     }),
     env: [
       ...(spec.env ?? []),
@@ -200,10 +204,14 @@ function present(fields: Record<string, unknown>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
 }
 
-/** The top-level fields that say something: a new version may know more fields and must not take them for a change. */
-export function withoutDefaults(relevant: Record<string, unknown>): Record<string, unknown> {
+/**
+ * The top-level fields that say something: a new version may know more fields and must not take them for a change. Ports have their protocol, said
+ * or not: it was a default of the schema once, and stands in Instances from then.
+ */
+export function withoutDefaults({ ports, ...rest }: Partial<InstanceSpec>): Record<string, unknown> {
   // Parsing the least that is valid fills in every default: what equals it says nothing.
   const defaults: Record<string, unknown> = instanceSpec.parse({ image: '-' });
+  const relevant = { ...rest, ports: ports?.map((port) => ({ protocol: protocolDefault, ...port })) };
   const entries = Object.entries(relevant).filter(
     ([key, value]) => key === 'image' || canonical(value) !== canonical(defaults[key]),
   );

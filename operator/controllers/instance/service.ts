@@ -1,4 +1,5 @@
 /** The Service in front of an Instance's ports. Pure. */
+import { protocolDefault } from '../../api/v1alpha1/instance.ts';
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { instanceLabel, managedBy, managedByLabel } from '../../names.ts';
 import type { Service } from '../../runtime/client.ts';
@@ -25,7 +26,7 @@ export function buildService(instance: Instance, id: string): Service | undefine
       type,
       selector: { [managedByLabel]: managedBy, [instanceLabel]: instance.metadata.name },
       // The port number and not its name: it also reaches a pod made before the name was given.
-      ports: ports.map(({ name, port, protocol }) => ({ name, port, protocol, targetPort: port })),
+      ports: ports.map(({ name, port, protocol = protocolDefault }) => ({ name, port, protocol, targetPort: port })),
     },
   };
 }

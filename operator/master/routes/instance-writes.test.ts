@@ -137,6 +137,16 @@ test('instances: a command that cannot be given to the cluster is the status of 
   assert.deepEqual([answer.status, answer.json], [503, { error: fault.message }]);
 });
 
+test('instances: a lifecycle change that another manager may undo is warned of in a header', async () => {
+  const notes = ['spec.desiredState is also set by "flux" in Zürich', 1];
+  const dispatcher = createFakeDispatcher(() => ({ output: ['Stopping'], result: { notes } }));
+  await using master = await startMaster({ dispatcher });
+  const path = `/api/instances/${testId}/lifecycle?target=stop`;
+  const { status, headers } = await callMaster(master, path, { method: 'PATCH' });
+  const warning = String.raw`299 ringmaster "spec.desiredState is also set by \"flux\" in Z?rich"`;
+  assert.deepEqual([status, headers.get('warning')], [200, warning.replaceAll('\\\\', '\\')]);
+});
+
 test('instances: DELETE, lifecycle and state are their commands and answers', async () => {
   const dispatcher = createFakeDispatcher();
   const timers = createFakeTimers();

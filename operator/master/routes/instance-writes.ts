@@ -54,8 +54,12 @@ export function createInstanceWrites(options: InstanceWriteOptions): InstanceWri
         typeof target === 'string' && 'info' in found
           ? await run(options, response, ['instance', target, found.info.id])
           : (target as Refusal);
-      if ('status' in outcome) refuse(response, outcome);
-      else response.json({ message: 'Lifecycle change dispatched', instanceId: request.params['id'], target });
+      if ('status' in outcome) {
+        refuse(response, outcome);
+        return;
+      }
+      for (const note of notesOf(outcome.result)) response.append('Warning', warningOf(note));
+      response.json({ message: 'Lifecycle change dispatched', instanceId: request.params['id'], target });
     },
     putState: async (request, response) => {
       const body = parseBody(await readBody(request, bodyBytesMax), instanceStateBody, '{"state":"ONLINE"}');
@@ -142,6 +146,16 @@ function readTarget(url: string): LifecycleTarget | Refusal {
   if ('status' in parameters) return parameters;
   const target = lifecycleTargets.find((known) => known === parameters.values['target']);
   return target ?? badRequest(`Malformed query parameter "target": it is one of ${lifecycleTargets.join(', ')}`);
+}
+
+/** PURE: what a command has to say beside that it did what it was told. */
+function notesOf({ notes }: CommandResult): string[] {
+  return Array.isArray(notes) ? notes.filter((note) => typeof note === 'string') : [];
+}
+
+/** PURE: as the API server writes what does not keep a call from being done (RFC 9111, 5.5); a header holds no other characters. */
+function warningOf(note: string): string {
+  return `299 ringmaster "${note.replaceAll(/[^\x20-\x7e]/g, '?').replaceAll(/["\\]/g, String.raw`\$&`)}"`;
 }
 
 /** PURE: the first Instance that `instance create` says it made. */

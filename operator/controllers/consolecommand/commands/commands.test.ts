@@ -73,6 +73,36 @@ test('instance restart: asks for another pod, and starts one that is stopped', a
   assert.ok(metadata.annotations?.[restartedAtAnnotation]);
 });
 
+test('instance restart: names who else sets the annotation, and gives up nothing that a command set before', async () => {
+  const rig = await rigWith();
+  const spec = instanceSpec.parse({ image: 'a:1' });
+  const metadata = { ...lobby, annotations: { [restartedAtAnnotation]: '1' } };
+  await rig.server.apply(
+    instances,
+    { metadata, spec: { image: spec.image } as InstanceSpec },
+    { fieldManager: 'flux' },
+  );
+  await rig.run('instance stop lobby');
+  await rig.run('instance start lobby');
+  assert.deepEqual((await rig.run('instance restart lobby')).output, [
+    `Note: the annotation ${restartedAtAnnotation} is also set by flux, which may set it back and so restart the Instance once more`,
+    'Restarting games/lobby',
+  ]);
+  const restarted = rig.server.peek(instances, lobby) ?? assert.fail();
+  assert.notEqual(restarted.metadata.annotations?.[restartedAtAnnotation], '1');
+  assert.equal(restarted.spec.desiredState, 'Running');
+  assert.deepEqual((await rig.run('instance restart lobby')).output, ['Restarting games/lobby']);
+});
+
+test('instance restart: says when the manifest that an Instance was applied from has the annotation', async () => {
+  const rig = await rigWith(lobby);
+  const manifest = JSON.stringify({ metadata: { annotations: { [restartedAtAnnotation]: '1' } } });
+  const annotations = { 'kubectl.kubernetes.io/last-applied-configuration': manifest };
+  await rig.server.mergePatch(instances, lobby, { metadata: { annotations } });
+  const [note = ''] = (await rig.run('instance restart lobby')).output;
+  assert.match(note, /is also set by the manifest that it was applied from, which may set it back/);
+});
+
 test('instance kill: the pod has one second, no stop command is left to write, and the Instance stays stopped', async () => {
   const rig = await rigWith(lobby);
   const ref = { namespace: 'games', name: 'lobby-1' };

@@ -8,7 +8,7 @@ import {
   stopCommandSentAnnotation,
 } from '../../../names.ts';
 import { isReason, pods } from '../../../runtime/client.ts';
-import { setDesiredState } from '../desired.ts';
+import { setDesiredState, setRestartedAt } from '../desired.ts';
 import { CommandFault } from '../fault.ts';
 import { findInstance } from '../find.ts';
 import { misuse } from '../registry.ts';
@@ -46,11 +46,16 @@ const restart: Command = {
   changes: true,
   arguments: [1, 1],
   async run(context) {
-    const { world } = context;
+    const { world, signal } = context;
     const instance = findInstance(world, context.arguments[0] ?? '');
-    await annotate(context, instance, { [restartedAtAnnotation]: new Date(world.clock.now()).toISOString() });
-    if (instance.spec.desiredState === 'Stopped') await changeState(context, instance, 'Running');
-    say(context, instance, { verb: 'restart', text: 'Restarting' });
+    const restartedAt = new Date(world.clock.now()).toISOString();
+    const others = await setRestartedAt(world.client, instance, { restartedAt, signal });
+    const notes = note(context, others, {
+      what: `the annotation ${restartedAtAnnotation}`,
+      risk: 'which may set it back and so restart the Instance once more',
+    });
+    if (instance.spec.desiredState === 'Stopped') notes.push(...(await changeState(context, instance, 'Running')));
+    say(context, instance, { verb: 'restart', text: 'Restarting', notes });
   },
 };
 
@@ -66,8 +71,8 @@ const kill: Command = {
     const name = instance.status?.podName;
     // The pod first: a graceful stop that has begun cannot be cut short under every runtime.
     if (name !== undefined) await killPod(context, { namespace: instance.metadata.namespace ?? '', name });
-    await changeState(context, instance, 'Stopped');
-    say(context, instance, { verb: 'kill', text: 'Killed' });
+    const notes = await changeState(context, instance, 'Stopped');
+    say(context, instance, { verb: 'kill', text: 'Killed', notes });
   },
 };
 
@@ -110,27 +115,40 @@ export const lifecycleCommands: readonly Command[] = [start, stop, restart, kill
 
 async function setState(context: Context, desiredState: 'Running' | 'Stopped'): Promise<void> {
   const instance = findInstance(context.world, context.arguments[0] ?? '');
-  await changeState(context, instance, desiredState);
+  const notes = await changeState(context, instance, desiredState);
   const [verb, text] = desiredState === 'Running' ? ['start', 'Starting'] : ['stop', 'Stopping'];
-  say(context, instance, { verb, text });
+  say(context, instance, { verb, text, notes });
 }
 
+/** What there is to say of it. */
 async function changeState(
-  { world, signal, print }: Context,
+  context: Context,
   instance: Instance,
   desiredState: 'Running' | 'Stopped',
-): Promise<void> {
+): Promise<string[]> {
+  const { world, signal } = context;
   const others = await setDesiredState(world.client, instance, { desiredState, signal });
-  if (others.length === 0) return;
-  print(`Note: spec.desiredState is also set by ${others.join(', ')}, which may set it back`);
+  return note(context, others, { what: 'spec.desiredState', risk: 'which may set it back' });
 }
 
-function say(context: Context, instance: Instance, { verb, text }: { verb: string; text: string }): void {
+/** Who also sets a field, for people and, in the result, for programs. */
+function note({ print }: Context, others: readonly string[], { what, risk }: { what: string; risk: string }): string[] {
+  if (others.length === 0) return [];
+  const text = `${what} is also set by ${others.join(', ')}, ${risk}`;
+  print(`Note: ${text}`);
+  return [text];
+}
+
+function say(
+  context: Context,
+  instance: Instance,
+  { verb, text, notes = [] }: { verb: string; text: string; notes?: readonly string[] },
+): void {
   const id = idOf(instance);
   context.noteChange(instance, `instance ${verb} ${id}`);
   context.print(`${text} ${id}`);
   const { name, namespace, uid } = instance.metadata;
-  context.setResult({ id, name, namespace, uid });
+  context.setResult({ id, name, namespace, uid, ...(notes.length === 0 ? {} : { notes }) });
 }
 
 /** Throws a `CommandFault` when the Instance is gone or was made again. */
