@@ -5,7 +5,7 @@
  * instance, given up before the sidecar would: a call must not meet a connection that the other side is just closing, because a line that may
  * or may not have been typed cannot be sent again. The kernel asks after quiet connections, so a peer that is gone ends them in 13 s at most.
  *
- * Nothing here retries: that is the caller's loop. A refusal is a `SidecarError`, everything else is a plain error of the network.
+ * Nothing here retries, except with another master key: that is the caller's loop. A refusal is a `SidecarError`, everything else is a plain error of the network.
  */
 import { Agent, request as httpsRequest } from 'node:https';
 import type { ClientRequest, IncomingMessage } from 'node:http';
@@ -91,6 +91,14 @@ export class SidecarUnreachableError extends Error {
   }
 }
 
+/** Somebody listens there and broke the handshake off, as a sidecar does that has another key. */
+function isKeyRefusal(error: unknown): boolean {
+  if (!(error instanceof SidecarUnreachableError)) return false;
+  const { code = '' } = error;
+  // EPROTO: an alert, as long as it came in time.
+  return ['EPROTO', 'ECONNRESET'].includes(code) || code.startsWith('ERR_SSL_');
+}
+
 interface ErrorBody {
   readonly error?: string;
   readonly code?: SidecarErrorCode;
@@ -141,7 +149,17 @@ export function createSidecarClient(options: SidecarClientOptions): SidecarClien
     timeout: timeouts.idleMs,
   });
   const send = async (call: Omit<Call, 'key' | 'timeouts'>): Promise<IncomingMessage> => {
-    return await sendCall({ ...call, key: await options.masterKey.read(), timeouts });
+    let refusal: unknown;
+    // A pod keeps the key that it was made with: while the master key is being replaced, some have one and some the other.
+    for (const key of await options.masterKey.read()) {
+      try {
+        return await sendCall({ ...call, key, timeouts });
+      } catch (error) {
+        if (!isKeyRefusal(error)) throw error;
+        refusal = error;
+      }
+    }
+    throw refusal;
   };
   return {
     async openLog(at, range, signal) {
