@@ -31,7 +31,7 @@ let everyId: Record<Runtime, string>;
 const stopWord = randomWord('stop');
 
 before(async () => {
-  world = await enterWorld();
+  world = await enterWorld('privileged');
   const script = 'n=0; while read -r line; do n=$((n+1)); echo "heard $n"; done; sleep 3600';
   everyId = await applyInstances(world, underEach(script, { stop: { command: stopWord, gracePeriodSeconds: 3 } }));
   await Promise.all(runtimes.map(ready));
