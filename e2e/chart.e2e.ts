@@ -5,10 +5,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { parse, parseAllDocuments } from 'yaml';
+import type { LiveLogOptions } from './client.ts';
+import { liveLog } from './client.ts';
 import type { Cluster } from './cluster/cluster.ts';
 import type { InstanceObject, KubeObject, Namespace } from './harness.ts';
-import { failureOf, freshNamespace, instance, poll, testCluster } from './harness.ts';
-import { chartDir, releaseName, releaseNamespace } from './release.ts';
+import { auditSince, failureOf, freshNamespace, instance, poll, restrictedPod, testCluster } from './harness.ts';
+import { chartDir, masterUrl, releaseName, releaseNamespace } from './release.ts';
 
 const where = ['--namespace', releaseNamespace];
 const wait = ['--wait', '--timeout', '120s'];
@@ -217,12 +219,94 @@ describe('rendered', () => {
       'watchNamespaces={red}',
       'master.kubernetesTokens.enabled=false',
       'master.nodes.enabled=false',
+      'admission.issuer.enabled=false',
     );
-    assert.deepEqual(namesOf(objects, 'CustomResourceDefinition', 'ClusterRole', 'ClusterRoleBinding'), []);
+    const clusterWide = objects.filter(({ metadata }) => metadata.namespace === undefined);
+    assert.deepEqual(
+      clusterWide.map(({ kind }) => kind),
+      [],
+    );
+  });
+
+  test('what scales by sockets has no number of replicas that a Helm upgrade would set back, and keeps its budget', async () => {
+    const scaled = await render('master.autoscaling.enabled=true', 'master.replicas=1');
+    const [scaler] = scaled.filter(({ kind }) => kind === 'HorizontalPodAutoscaler');
+    assert.deepEqual(scaler?.spec?.['metrics'], [
+      {
+        type: 'Pods',
+        pods: {
+          metric: { name: 'ringmaster_master_sockets_open' },
+          target: { type: 'AverageValue', averageValue: '2000' },
+        },
+      },
+    ]);
+    const master = (objects: KubeObject[]): KubeObject | undefined =>
+      objects.find(({ kind, metadata }) => kind === 'Deployment' && metadata.name === 'demo-ringmaster-master');
+    assert.equal(master(scaled)?.spec?.['replicas'], undefined);
+    const budget = 'PodDisruptionBudget demo demo-ringmaster-master';
+    assert.ok(namesOf(scaled, 'PodDisruptionBudget').includes(budget));
+    const single = await render('master.replicas=1');
+    assert.equal(master(single)?.spec?.['replicas'], 1);
+    assert.ok(!namesOf(single, 'PodDisruptionBudget').includes(budget));
+    assert.deepEqual(namesOf(single, 'HorizontalPodAutoscaler'), []);
+  });
+
+  test('the NetworkPolicies let through what docs/security.md lists, and nothing else', async () => {
+    assert.deepEqual(namesOf(await render(), 'NetworkPolicy'), []);
+    const objects = await render(
+      'networkPolicy.enabled=true',
+      'watchNamespaces={red}',
+      'networkPolicy.apiServer.cidrs={10.0.0.1/32}',
+      'networkPolicy.clients[0].podSelector.matchLabels.who=ingress',
+      'networkPolicy.metrics[0].podSelector.matchLabels.who=prometheus',
+    );
+    interface Rule {
+      ports: { port: number; endPort?: number; protocol?: string }[];
+      from?: unknown[];
+      to?: unknown[];
+    }
+    const paths = Object.fromEntries(
+      objects
+        .filter(({ kind }) => kind === 'NetworkPolicy')
+        .map(({ metadata, spec }) => {
+          const {
+            policyTypes,
+            ingress,
+            egress = [],
+          } = spec as unknown as Record<'policyTypes', string[]> & Record<'ingress' | 'egress', Rule[] | undefined>;
+          const rows = [...(ingress ?? []), ...egress].map(({ ports, from, to }) => {
+            const peers = JSON.stringify(from ?? to ?? 'anybody').match(/(?<=":")[^"]+(?=")/g) ?? ['anybody'];
+            const which = ports.map(({ port, endPort, protocol = 'TCP' }) => `${protocol} ${port}-${endPort ?? port}`);
+            return `${to === undefined ? 'from' : 'to'} ${peers.join(' ')}: ${which.join(' ')}`;
+          });
+          return [metadata.name, [policyTypes.join(), ...rows]];
+        }),
+    );
+    const out = [
+      'to 10.0.0.1/32: TCP 443-443 TCP 6443-6443',
+      'to ringmaster: TCP 7070-7070',
+      'to kube-dns: UDP 53-53 TCP 53-53',
+    ];
+    assert.deepEqual(paths, {
+      'demo-ringmaster-master': [
+        'Ingress,Egress',
+        'from ingress prometheus ringmaster demo test: TCP 7000-7000',
+        ...out,
+      ],
+      'demo-ringmaster-operator': ['Ingress,Egress', 'from prometheus: TCP 8080-8080', ...out],
+      'demo-demo-ringmaster-instances': [
+        'Ingress',
+        'from demo ringmaster demo: TCP 7070-7070',
+        'from prometheus: TCP 7071-7071',
+        'from anybody: TCP 1-7069 TCP 7072-65535 UDP 1-65535 SCTP 1-65535',
+      ],
+    });
   });
 
   test('every object goes through the API server, in both modes', async () => {
-    for (const settings of [[], ['watchNamespaces={e2e-chart}']]) {
+    const optional = ['networkPolicy.enabled=true', 'networkPolicy.clients[0].podSelector.matchLabels.a=b'];
+    const whole = ['watchNamespaces={e2e-chart}', 'master.autoscaling.enabled=true', ...optional];
+    for (const settings of [[], ['watchNamespaces={e2e-chart}'], whole]) {
       const objects = (await render('crds.install=false', ...settings)).filter(({ kind }) => kind !== 'Pod');
       for (const object of objects) if (object.metadata.namespace === 'demo') object.metadata.namespace = 'e2e-chart';
       const list = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects });
@@ -247,10 +331,30 @@ describe('rendered', () => {
   });
 });
 
+const accounts = { operator: 'ringmaster-operator', master: 'ringmaster-master' } as const;
+
+/** The table of `kubectl auth can-i --list`, a line each: `RESOURCE NAMES VERBS`. */
+async function listRights(user: string, inNamespace: string): Promise<string[]> {
+  const output = await cluster.kubectl(['auth', 'can-i', '--list', `--as=${user}`, '--namespace', inNamespace]);
+  const rows = output.split('\n').map((line) => /^(\S*)\s+(\[.*?\])\s+(\[.*?\])\s+(\[.*?\])$/.exec(line.trimEnd()));
+  return rows
+    .filter((row) => row !== null)
+    .map(
+      ([, resource = '', urls = '', names = '', verbs = '']) =>
+        `${resource} ${resource === '' ? urls : names} ${verbs}`,
+    );
+}
+
+/** What an account of ours may do there beyond what every ServiceAccount may. */
+async function ownRights(part: keyof typeof accounts, inNamespace: string): Promise<string[]> {
+  const anybody = await listRights('system:serviceaccount:default:default', 'default');
+  const all = await listRights(`system:serviceaccount:${releaseNamespace}:${accounts[part]}`, inNamespace);
+  return all.filter((right) => !anybody.includes(right)).sort();
+}
+
 describe('least privilege', () => {
-  const kinds = { operator: 'ringmaster-operator', master: 'ringmaster-master' } as const;
   /** `RESOURCE NAMES VERBS`, beyond what every ServiceAccount may. */
-  const rights: Record<keyof typeof kinds, { elsewhere: string[]; atHome: string[] }> = {
+  const rights: Record<keyof typeof accounts, { elsewhere: string[]; atHome: string[] }> = {
     operator: {
       elsewhere: [
         'apikeys.ringmaster.dev [] [get list watch]',
@@ -300,30 +404,14 @@ describe('least privilege', () => {
     },
   };
 
-  /** The table of `kubectl auth can-i --list`, a line each. */
-  async function listRights(account: string, inNamespace: string): Promise<string[]> {
-    const output = await cluster.kubectl(['auth', 'can-i', '--list', `--as=${account}`, '--namespace', inNamespace]);
-    const rows = output.split('\n').map((line) => /^(\S*)\s+(\[.*?\])\s+(\[.*?\])\s+(\[.*?\])$/.exec(line.trimEnd()));
-    return rows
-      .filter((row) => row !== null)
-      .map(
-        ([, resource = '', urls = '', names = '', verbs = '']) =>
-          `${resource} ${resource === '' ? urls : names} ${verbs}`,
-      );
-  }
-
   for (const part of ['operator', 'master'] as const) {
     test(`the ${part} may do exactly what it needs, and nothing else`, async () => {
-      const account = `system:serviceaccount:${releaseNamespace}:${kinds[part]}`;
-      const anybody = await listRights('system:serviceaccount:default:default', 'default');
-      const own = async (inNamespace: string): Promise<string[]> =>
-        (await listRights(account, inNamespace)).filter((right) => !anybody.includes(right)).sort();
       const { elsewhere, atHome } = rights[part];
-      assert.deepEqual(await own('default'), elsewhere.toSorted());
+      assert.deepEqual(await ownRights(part, 'default'), elsewhere.toSorted());
       // kubectl puts the verbs on one resource into one row.
       const widened = atHome.map((right) => right.slice(0, right.lastIndexOf('[')));
       const asElsewhere = elsewhere.filter((right) => !widened.includes(right.slice(0, right.lastIndexOf('['))));
-      assert.deepEqual(await own(releaseNamespace), [...asElsewhere, ...atHome].sort());
+      assert.deepEqual(await ownRights(part, releaseNamespace), [...asElsewhere, ...atHome].sort());
     });
   }
 
@@ -343,8 +431,8 @@ describe('least privilege', () => {
       'delete instanceconfigurations',
       'create apikeys',
     ];
-    for (const account of Object.values(kinds)) {
-      for (const what of account === kinds.master ? [...forbidden, ...onlyOperator] : forbidden) {
+    for (const account of Object.values(accounts)) {
+      for (const what of account === accounts.master ? [...forbidden, ...onlyOperator] : forbidden) {
         const as = `--as=system:serviceaccount:${releaseNamespace}:${account}`;
         const ask = cluster.kubectl(['auth', 'can-i', ...what.split(' '), as, ...where]);
         const said = await failureOf(() => ask).catch(() => 'yes');
@@ -352,6 +440,83 @@ describe('least privilege', () => {
       }
     }
   });
+
+  test('the pod of a program has no token of a ServiceAccount, unless its author asks for one', async () => {
+    const stop = { gracePeriodSeconds: 1 };
+    const check = 'if [ -e /var/run/secrets/kubernetes.io ]; then echo token; else echo none; fi; sleep 3600';
+    await namespace.apply(
+      instance('plain', { script: check, stop }),
+      instance('through-sidecar', { runtime: 'process', command: ['sh', '-c', check], stop }),
+      instance('asking', { script: check, stop, podTemplate: restrictedPod({ automountServiceAccountToken: true }) }),
+    );
+    for (const [name, said] of [
+      ['plain', 'none'],
+      ['through-sidecar', 'none'],
+      ['asking', 'token'],
+    ] as const) {
+      await namespace.kubectl(['wait', '--for=condition=Ready', `instance/${name}`, '--timeout=60s']);
+      const { status } = await namespace.get<InstanceObject>('instance', name);
+      const pod = status?.podName ?? '';
+      const log = await poll(`what ${name} sees`, async () => {
+        const text = await namespace.kubectl(['logs', pod, '--container=instance']);
+        return text.includes('\n') ? text.trim() : undefined;
+      });
+      assert.equal(log, said, name);
+      // Neither has a container of ours in it.
+      const tokens = (await namespace.get(`pod`, pod)).spec as { volumes?: { projected?: unknown }[] };
+      assert.equal(JSON.stringify(tokens.volumes ?? []).includes('serviceAccountToken'), said === 'token', name);
+    }
+    await namespace.kubectl(['delete', 'instances', '--all', '--timeout=60s']);
+  });
+
+  const read = '[get list watch]';
+  const write = '[create delete deletecollection get list patch update watch]';
+  const viewers = [
+    `instanceconfigurations.ringmaster.dev ${read}`,
+    'instanceconfigurations.ringmaster.dev/scale [get]',
+    `instanceconfigurations.ringmaster.dev/status ${read}`,
+    `instances.ringmaster.dev ${read}`,
+    'instances.ringmaster.dev/live-log [get]',
+    `instances.ringmaster.dev/status ${read}`,
+  ];
+  const editors = [
+    `instanceconfigurations.ringmaster.dev ${write}`,
+    'instanceconfigurations.ringmaster.dev/scale [get patch update]',
+    `instanceconfigurations.ringmaster.dev/status ${read}`,
+    `instances.ringmaster.dev ${write}`,
+    'instances.ringmaster.dev/execute [create]',
+    'instances.ringmaster.dev/live-log [get]',
+    `instances.ringmaster.dev/status ${read}`,
+  ];
+  const administrators = [
+    `apikeys.ringmaster.dev ${write}`,
+    `apikeys.ringmaster.dev/status ${read}`,
+    `consolecommands.ringmaster.dev ${write}`,
+    `consolecommands.ringmaster.dev/status ${read}`,
+    ...editors,
+  ];
+  for (const [role, rights] of Object.entries({ view: viewers, edit: editors, admin: administrators })) {
+    test(`the role ringmaster-${role} is exactly its part of ${role}, which has it too`, async () => {
+      for (const clusterRole of [`ringmaster-${role}`, role]) {
+        const user = `user-of-${clusterRole}`;
+        await namespace.kubectl(['create', 'rolebinding', user, `--clusterrole=${clusterRole}`, `--user=${user}`]);
+        const said = await listRights(user, namespace.name);
+        const ours = said.filter((right) => right.includes('.ringmaster.dev'));
+        // Verbs of several rules come in any order.
+        const sorted = ours.map((right) => {
+          const [, resource = '', names = '', verbs = ''] = /^(\S+) \[(.*?)\] \[(.*?)\]$/.exec(right) ?? [];
+          return `${resource} ${names}[${[...new Set(verbs.split(' '))].sort().join(' ')}]`;
+        });
+        assert.deepEqual(sorted.sort(), rights.toSorted(), clusterRole);
+        if (clusterRole !== role) continue;
+        assert.equal(
+          said.some((right) => /^secrets .*(?:get|list)/.test(right)),
+          role !== 'view',
+          'Secrets',
+        );
+      }
+    });
+  }
 
   test('whoever may view, edit or administer a namespace may do so with Instances, and only administrators with ApiKeys and ConsoleCommands', async () => {
     for (const [role, verb, kind, answer] of [
@@ -380,6 +545,12 @@ describe('least privilege', () => {
   });
 });
 
+async function firstLines(options: LiveLogOptions, count: number): Promise<string[]> {
+  const lines: string[] = [];
+  for await (const line of liveLog(options)) if (lines.push(line) === count) break;
+  return lines;
+}
+
 describe('on a running system', () => {
   test('helm test passes: the Master answers through its Service', async () => {
     assert.match(await cluster.helm(['test', releaseName, ...where, '--timeout', '60s']), /Phase:\s+Succeeded/);
@@ -403,6 +574,76 @@ describe('on a running system', () => {
     assert.match(env, /"name": "RINGMASTER_WORKERS",\s+"value": "9"/);
     await poll('the new sentence', async () =>
       /The picture of the program/.test(await cluster.kubectl(['explain', 'instance.spec.image'])) ? true : undefined,
+    );
+  });
+
+  test('limited to a namespace, by Roles alone: everything works there, nothing elsewhere, and nothing is asked for that is not allowed', async () => {
+    const limited = ['master.kubernetesTokens.enabled=false', 'master.nodes.enabled=false'];
+    await install(chartDir, `watchNamespaces={${namespace.name}}`, ...limited);
+    const bindings = JSON.parse(await cluster.kubectl(['get', 'clusterrolebindings', '--output=json'])) as {
+      items: { subjects?: { namespace?: string }[] }[];
+    };
+    const subjects = bindings.items.flatMap((binding) => binding.subjects ?? []);
+    assert.ok(subjects.every((subject) => subject.namespace !== releaseNamespace));
+    for (const part of ['operator', 'master'] as const) {
+      assert.deepEqual(await ownRights(part, 'default'), []);
+      assert.notDeepEqual(await ownRights(part, namespace.name), []);
+    }
+    // The pods of before, which had more rights, are gone.
+    const pods = ['get', 'pods', ...where, '--output=name'];
+    await poll('only the new pods', async () => {
+      const names = (await cluster.kubectl(pods)).split('\n').filter((name) => name !== '');
+      return names.length === 4 ? true : undefined;
+    });
+    const since = Date.now();
+    const outside = await freshNamespace(cluster, 'e2e-chart-outside');
+    try {
+      await outside.apply(instance('outside'));
+      const stop = { gracePeriodSeconds: 1 };
+      const script = 'i=0; while :; do i=$((i+1)); echo "line $i"; sleep 0.1; done';
+      await namespace.apply(
+        instance('plain', { script, stop }),
+        instance('through-sidecar', { runtime: 'process', command: ['sh', '-c', script], stop }),
+      );
+      const options = { url: await masterUrl(cluster), token: process.env.RINGMASTER_TOKEN ?? '' };
+      for (const name of ['plain', 'through-sidecar']) {
+        await namespace.kubectl(['wait', '--for=condition=Ready', `instance/${name}`, '--timeout=60s']);
+        const { status } = await namespace.get<InstanceObject>('instance', name);
+        assert.equal(status?.state, 'ONLINE');
+        const lines = await firstLines({ ...options, id: status.id ?? '' }, 20);
+        assert.deepEqual(
+          lines,
+          Array.from({ length: 20 }, (_, index) => `line ${index + 1}`),
+        );
+      }
+      const run = async (command: string): Promise<string> => {
+        const response = await fetch(`${options.url}/api/commands/execute`, {
+          method: 'POST',
+          headers: { authorization: `Bearer ${options.token}` },
+          body: JSON.stringify({ command }),
+        });
+        return ((await response.json()) as { output: string }).output;
+      };
+      assert.match(await run('instance list'), /^Instances \(2\):/);
+      assert.match(await run('instance stop plain'), /^Stopping /);
+      assert.match(await run('cluster nodes'), /namespaces/);
+      await namespace.until<InstanceObject>('instance', 'plain', ({ status }) => status?.state === 'STOPPED');
+      assert.equal((await outside.get<InstanceObject>('instance', 'outside')).status, undefined);
+    } finally {
+      await outside.remove();
+      await namespace.kubectl(['delete', 'instances', '--all', '--timeout=60s']);
+    }
+    const asked = auditSince(cluster, since);
+    assert.ok(asked.length > 0);
+    const refused = asked.filter(({ responseStatus }) => responseStatus?.code === 403);
+    assert.deepEqual(refused, []);
+    const elsewhere = asked.filter(
+      ({ objectRef }) =>
+        objectRef !== undefined && ![namespace.name, releaseNamespace].includes(objectRef.namespace ?? ''),
+    );
+    assert.deepEqual(
+      elsewhere.map(({ verb, requestURI }) => `${verb} ${requestURI}`),
+      [],
     );
   });
 

@@ -91,10 +91,12 @@ test('kubernetes-tokens: a pod opens a live log with the token of its ServiceAcc
       serviceAccountName: 'dashboard',
       automountServiceAccountToken: false,
       restartPolicy: 'Never',
+      securityContext: { runAsNonRoot: true, runAsUser: 65532, seccompProfile: { type: 'RuntimeDefault' } },
       containers: [
         {
           name: 'dashboard',
           image: world.nodeImage,
+          securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: ['ALL'] } },
           command: ['node', '-e', script],
           env: [{ name: 'MASTER', value: world.url.replace(/^http/, 'ws') }],
           volumeMounts: [{ name: 'token', mountPath: '/var/run/ringmaster', readOnly: true }],

@@ -13,6 +13,7 @@ import type { Cluster } from './cluster/cluster.ts';
 import { CommandError } from './cluster/command.ts';
 import { isClusterName } from './cluster/settings.ts';
 import { waitUntil } from './cluster/wait.ts';
+import { restrictedPod } from './harness.ts';
 import { apiKeyManifest, createToken, releaseNamespace } from './release.ts';
 
 const actionTimeoutMs = 30_000;
@@ -35,13 +36,17 @@ export interface World {
   leave(): Promise<void>;
 }
 
-/** Makes the namespace. */
-export async function enterWorld(): Promise<World> {
+/**
+ * Makes the namespace, under Pod Security `restricted`: what Ringmaster adds to a pod, and what these tests run, must keep to it. The runtime docker cannot:
+ * it mounts the Engine's socket.
+ */
+export async function enterWorld(podSecurity: 'restricted' | 'privileged' = 'restricted'): Promise<World> {
   const name = needed('RINGMASTER_TEST_CLUSTER');
   const cluster = isClusterName(name) ? await attachCluster(name) : undefined;
   assert.ok(cluster !== undefined, `cluster "${name}" is not up`);
   const namespace = `live-${randomBytes(3).toString('hex')}`;
   await cluster.kubectl(['create', 'namespace', namespace]);
+  await cluster.kubectl(['label', 'namespace', namespace, `pod-security.kubernetes.io/enforce=${podSecurity}`]);
   const cleanups: World['cleanups'] = [() => cluster.kubectl(['delete', 'namespace', namespace, '--wait=false'])];
   return {
     cluster,
@@ -140,11 +145,16 @@ export async function applyInstance(world: World, name: string, spec: Spec): Pro
 }
 
 function instanceManifest(name: string, spec: Spec): string {
+  const { podTemplate } = spec as { podTemplate?: { spec?: Spec } };
   return JSON.stringify({
     apiVersion: 'ringmaster.dev/v1alpha1',
     kind: 'Instance',
     metadata: { name },
-    spec: { stop: { gracePeriodSeconds: 2 }, ...spec },
+    spec: {
+      stop: { gracePeriodSeconds: 2 },
+      ...spec,
+      ...(spec.runtime === 'docker' ? {} : { podTemplate: { ...podTemplate, ...restrictedPod(podTemplate?.spec) } }),
+    },
   });
 }
 

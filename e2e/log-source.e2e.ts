@@ -73,7 +73,7 @@ class FakeMaster {
     });
     const secret = ['get', 'secret', '-n', releaseNamespace, 'ringmaster-master-key', '-o', 'jsonpath={.data.key}'];
     const key = Buffer.from(await cluster.kubectl(secret), 'base64');
-    const sidecars = createSidecarClient({ masterKey: { read: () => Promise.resolve(key) } });
+    const sidecars = createSidecarClient({ masterKey: { read: () => Promise.resolve([key]) } });
     const watching = new AbortController();
     const running = cache.run(watching.signal);
     const sourceFor = createSources({

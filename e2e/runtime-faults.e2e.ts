@@ -45,7 +45,7 @@ const ledgers = {} as Record<Runtime, Ledger>;
 const clients = {} as Record<Runtime, ResumingClient>;
 
 before(async () => {
-  world = await enterWorld();
+  world = await enterWorld('privileged');
   typist = new Typist(world);
   ids = await applyInstances(world, underEach(countingScript));
   for (const runtime of runtimes) {

@@ -48,7 +48,7 @@ let typist: Typist;
 let parrots: Record<Runtime, string>;
 
 before(async () => {
-  world = await enterWorld();
+  world = await enterWorld('privileged');
   typist = new Typist(world);
   const named = await applyInstances(
     world,

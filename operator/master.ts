@@ -144,7 +144,7 @@ async function createSidecars(keyPath: string | undefined): Promise<SidecarClien
     log.warn('RINGMASTER_MASTER_KEY_FILE is not set: only Instances of the runtime kubernetes are served');
     return undefined;
   }
-  const masterKey = createMasterKey(keyPath);
+  const masterKey = createMasterKey(keyPath, log);
   await masterKey.read();
   return createSidecarClient({ masterKey });
 }

@@ -8,7 +8,7 @@ import { createSources } from './sources.ts';
 
 function sourcesFor(runtime: string | undefined, hasKey: boolean): ReturnType<typeof createSources> {
   const server = new LogServer();
-  const key = { read: () => Promise.resolve(Buffer.alloc(32)) };
+  const key = { read: () => Promise.resolve([Buffer.alloc(32)]) };
   return createSources({
     client: server.client,
     sidecars: hasKey ? createSidecarClient({ masterKey: key }) : undefined,

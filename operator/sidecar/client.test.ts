@@ -14,8 +14,9 @@ interface Lab {
   readonly at: SidecarAddress;
 }
 
-function clientWith(key: Buffer, timeouts = {}): SidecarClient {
-  return createSidecarClient({ masterKey: { read: () => Promise.resolve(key) }, timeouts });
+function clientWith(keys: Buffer | readonly Buffer[], timeouts = {}): SidecarClient {
+  const read = (): Promise<readonly Buffer[]> => Promise.resolve([keys].flat());
+  return createSidecarClient({ masterKey: { read }, timeouts });
 }
 
 async function withSidecar(body: (lab: Lab) => Promise<void>): Promise<void> {
@@ -85,6 +86,22 @@ test('sidecar client: another key, and nobody there, are unreachable: nothing wa
     close();
     await assert.rejects(client.status(address), (error: SidecarUnreachableError) => error.code === 'ECONNREFUSED');
     client.close();
+  });
+});
+
+test('sidecar client: while the master key is replaced, a pod that has the old one is read and typed into once', async () => {
+  await withSidecar(async ({ rig, at }) => {
+    rig.launch(['sh'], ['cat']);
+    const client = clientWith([8, 7, 9].map((byte) => Buffer.alloc(32, byte)));
+    await until(async () => (await client.status(at)).workload.state === 'running', 'a workload');
+    await client.writeStdin(at, Buffer.from('once\n'));
+    await until(async () => (await rig.logFile()).toString() === 'once\n', 'the line');
+    const log = await client.openLog(at, { offset: 0, follow: false }, new AbortController().signal);
+    assert.equal(await textOf(log.bytes), 'once\n');
+    client.close();
+    const strangers = clientWith([8, 9].map((byte) => Buffer.alloc(32, byte)));
+    await assert.rejects(strangers.status(at), SidecarUnreachableError);
+    strangers.close();
   });
 });
 

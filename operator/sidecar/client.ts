@@ -5,7 +5,7 @@
  * instance, given up before the sidecar would: a call must not meet a connection that the other side is just closing, because a line that may
  * or may not have been typed cannot be sent again. The kernel asks after quiet connections, so a peer that is gone ends them in 13 s at most.
  *
- * Nothing here retries: that is the caller's loop. A refusal is a `SidecarError`, a sidecar that is too old or too new a `SidecarVersionError`,
+ * Nothing here retries, except with another master key: that is the caller's loop. A refusal is a `SidecarError`, a sidecar that is too old or too new a `SidecarVersionError`,
  * everything else is a plain error of the network.
  */
 import { Agent, request as httpsRequest } from 'node:https';
@@ -117,6 +117,14 @@ export class SidecarVersionError extends Error {
   }
 }
 
+/** Somebody listens there and broke the handshake off, as a sidecar does that has another key. */
+function isKeyRefusal(error: unknown): boolean {
+  if (!(error instanceof SidecarUnreachableError)) return false;
+  const { code = '' } = error;
+  // EPROTO: an alert, as long as it came in time.
+  return ['EPROTO', 'ECONNRESET'].includes(code) || code.startsWith('ERR_SSL_');
+}
+
 interface ErrorBody {
   readonly error?: string;
   readonly code?: SidecarErrorCode;
@@ -170,15 +178,18 @@ export function createSidecarClient(options: SidecarClientOptions): SidecarClien
   });
   const versions = options.versions ?? protocolVersions;
   const send = async (call: Omit<Call, 'key' | 'timeouts' | 'version'>): Promise<IncomingMessage> => {
-    const key = await options.masterKey.read();
-    const response = await sendCall({ ...call, key, timeouts, version: versions.current });
-    const version = versionIn(response.headers[headers.protocol]);
-    if (version >= versions.oldest && version <= versions.current) {
-      return response;
+    let refusal: unknown;
+    // A pod keeps the key that it was made with: while the master key is being replaced, some have one and some the other.
+    for (const key of await options.masterKey.read()) {
+      try {
+        const response = await sendCall({ ...call, key, timeouts, version: versions.current });
+        return acceptVersion(response, versions);
+      } catch (error) {
+        if (!isKeyRefusal(error)) throw error;
+        refusal = error;
+      }
     }
-    response.on('error', ignoreAfterRefusal);
-    response.destroy();
-    throw new SidecarVersionError(version, versions);
+    throw refusal;
   };
   return {
     async openLog(at, range, signal) {
@@ -366,6 +377,17 @@ function withLimit(signal: AbortSignal | undefined, timeoutMs: number): AbortSig
 
 function timeoutError(what: string, timeoutMs: number): Error {
   return Object.assign(new Error(`${what} within ${timeoutMs} ms`), { code: 'ETIMEDOUT' });
+}
+
+/** The response, unless it is in a version that is not spoken here. */
+function acceptVersion(response: IncomingMessage, versions: VersionRange): IncomingMessage {
+  const version = versionIn(response.headers[headers.protocol]);
+  if (version >= versions.oldest && version <= versions.current) {
+    return response;
+  }
+  response.on('error', ignoreAfterRefusal);
+  response.destroy();
+  throw new SidecarVersionError(version, versions);
 }
 
 function ignoreAfterRefusal(): void {

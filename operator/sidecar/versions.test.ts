@@ -15,7 +15,8 @@ import { systemClock } from '../runtime/clock.ts';
 import { createSidecarClient, SidecarVersionError } from './client.ts';
 import type { SidecarClient } from './client.ts';
 
-const masterKey = { read: () => Promise.resolve(Buffer.alloc(32, 7)) };
+const key = Buffer.alloc(32, 7);
+const masterKey = { read: () => Promise.resolve([key]) };
 const { current } = protocolVersions;
 
 /** Why those that need the release before are left out; undefined: they are not. */
@@ -33,10 +34,11 @@ after(async () => {
 
 async function previousClient(): Promise<SidecarClient> {
   const module = (await import(join(previous.folder, 'operator/sidecar/client.ts'))) as {
-    createSidecarClient: typeof createSidecarClient;
+    // It knew one key at a time.
+    createSidecarClient: (options: { masterKey: { read: () => Promise<Buffer> } }) => SidecarClient;
   };
   assert.notEqual(module.createSidecarClient, createSidecarClient);
-  return module.createSidecarClient({ masterKey });
+  return module.createSidecarClient({ masterKey: { read: () => Promise.resolve(key) } });
 }
 
 async function withPair(

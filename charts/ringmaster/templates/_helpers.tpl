@@ -286,7 +286,9 @@ subjects:
 {{/* Voluntary disruptions take one replica at a time. */}}
 {{- define "ringmaster.disruptionBudget" -}}
 {{- $root := first . }}
-{{- if gt (int (get $root.Values (last .)).replicas) 1 -}}
+{{- $component := get $root.Values (last .) }}
+{{- $scaling := $component.autoscaling | default dict }}
+{{- if gt (int ($scaling.enabled | default false | ternary $scaling.minReplicas $component.replicas)) 1 -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:

@@ -29,7 +29,9 @@ export const consoleCommandSpec = withRules(
           name: z.string().min(1).max(512).describe('Its name.'),
         })
         .optional()
-        .describe('Who gave the command to the Master. Set by the Master alone.'),
+        .describe(
+          'Who gave the command. Only the Master may name somebody else than the author: by hand, leave it out.',
+        ),
       ttlSecondsAfterFinished: int32
         .min(0)
         .max(604_800)

@@ -68,6 +68,39 @@ test('sidecarKeys: another master key makes another Secret, so that a running po
   assert.notEqual(one, two);
 });
 
+test('sidecarKeys: a new master key counts within ten seconds, with the previous one beside it; one that cannot be read changes nothing', async () => {
+  const clock = new FakeClock();
+  const server = new FakeClient(clock);
+  const keys = keysOf(server, clock);
+  const before = await keys.ensure(makeInstance(), 'a1b2c3', signal);
+  const put = async (data: Record<string, Buffer>): Promise<void> => {
+    const encoded = Object.entries(data).map(([entry, key]) => [entry, key.toString('base64')]);
+    const { resourceVersion = '' } = server.peek(secrets, master)?.metadata ?? {};
+    await server.update(secrets, {
+      metadata: { ...master, resourceVersion },
+      data: Object.fromEntries(encoded) as Record<string, string>,
+    });
+  };
+  const [old, fresh] = [7, 8].map((byte) => Buffer.alloc(32, byte)) as [Buffer, Buffer];
+  await put({ key: fresh, previous: old, next: Buffer.alloc(31) });
+  assert.deepEqual(await keys.read(signal), [old], 'it is not asked for again at once');
+  await clock.advance(10_000);
+  assert.deepEqual(await keys.read(signal), [fresh, old]);
+  const after = await keys.ensure(makeInstance(), 'a1b2c3', signal);
+  assert.notEqual(after, before);
+  assert.equal(
+    server.peek(secrets, { namespace: 'games', name: after })?.data?.['key'],
+    deriveKey(fresh, 'uid-lobby').toString('base64'),
+  );
+  await put({ key: Buffer.from('short') });
+  await clock.advance(10_000);
+  assert.deepEqual(await keys.read(signal), [fresh, old]);
+  await server.remove(secrets, master);
+  await clock.advance(10_000);
+  assert.deepEqual(await keys.read(signal), [fresh, old]);
+  assert.equal(server.peek(secrets, master), undefined, 'and no other is made');
+});
+
 test('sidecarKeys: a key that is too short is refused with what to do, and never overwritten', async () => {
   const server = new FakeClient(new FakeClock());
   await server.create(secrets, { metadata: master, data: { key: Buffer.from('short').toString('base64') } });

@@ -1,7 +1,7 @@
 /**
  * The keys between the Master and the sidecars. One master key, in a Secret beside the operator, which is made once and never overwritten; from it
- * one key for each Instance, in an immutable Secret beside its pod. The name of that Secret tells keys apart, so that a new master key makes new
- * Secrets and an old pod keeps its own. The operator can make Secrets anywhere and read this one alone.
+ * one key for each Instance, in an immutable Secret beside its pod. The name of that Secret tells keys apart, so that a new master key, which people
+ * put in the place of the old one, makes new Secrets and an old pod keeps its own. The operator can make Secrets anywhere and read this one alone.
  */
 import { createHash } from 'node:crypto';
 import { deriveKey } from '../../../sidecar/protocol.ts';
@@ -12,6 +12,7 @@ import { managedBy, managedByLabel } from '../../names.ts';
 import { ApiError, isReason } from '../../runtime/client.ts';
 import type { Client, KubernetesObject, Resource } from '../../runtime/client.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { keyBytes, masterKeyEntries } from '../../sidecar/masterkey.ts';
 import { ownerReference } from './owner.ts';
 import { Refused } from './refused.ts';
 
@@ -25,10 +26,11 @@ export interface Secret extends KubernetesObject {
 export const secrets: Resource<Secret> = { apiVersion: 'v1', kind: 'Secret', plural: 'secrets', namespaced: true };
 
 /** The key in both kinds of Secret. */
-export const keyInSecret = 'key';
+export const keyInSecret = masterKeyEntries.current;
 
-const keyBytes = 32;
 const retryMs = 10_000;
+/** How old the keys that are remembered may be: there is no right to watch the Secret. */
+const freshMs = 10_000;
 
 export interface SidecarKeysOptions {
   readonly client: Client;
@@ -39,10 +41,14 @@ export interface SidecarKeysOptions {
   readonly log: Logger;
 }
 
-/** Reads the master key once; a Secret that is changed afterwards counts from the next leadership on. */
+type MasterKeys = readonly [Buffer, ...Buffer[]];
+
+/** A Secret that is changed counts within ten seconds. One that has become unreadable, or is gone, changes nothing until the next leadership. */
 export class SidecarKeys {
   readonly #options: SidecarKeysOptions;
-  #masterKey: Uint8Array | undefined;
+  /** The one for new pods first. */
+  #keys: MasterKeys | undefined;
+  #readAtMs = 0;
 
   constructor(options: SidecarKeysOptions) {
     this.#options = options;
@@ -60,15 +66,15 @@ export class SidecarKeys {
     }
   }
 
-  /** The master key, for whoever speaks to sidecars. Rejects when it can be neither read nor made now. */
-  async read(signal: AbortSignal): Promise<Buffer> {
-    return Buffer.from(await this.#master(signal));
+  /** The master keys, for whoever speaks to sidecars: that of new pods first. Rejects when they can be neither read nor made now. */
+  async read(signal: AbortSignal): Promise<readonly Buffer[]> {
+    return await this.#masters(signal);
   }
 
   async #isThere(signal: AbortSignal): Promise<boolean> {
     const { log, namespace, secretName } = this.#options;
     try {
-      await this.#master(signal);
+      await this.#masters(signal);
       return true;
     } catch (error) {
       if (signal.aborted) return false;
@@ -111,7 +117,8 @@ export class SidecarKeys {
 
   async #masterOrRefused(signal: AbortSignal): Promise<Uint8Array> {
     try {
-      return await this.#master(signal);
+      const [current] = await this.#masters(signal);
+      return current;
     } catch (error) {
       if (!isRefusal(error)) throw error;
       const { namespace, secretName } = this.#options;
@@ -120,9 +127,31 @@ export class SidecarKeys {
     }
   }
 
-  async #master(signal: AbortSignal): Promise<Uint8Array> {
-    this.#masterKey ??= this.#keyIn(await this.#readOrMake(signal));
-    return this.#masterKey;
+  async #masters(signal: AbortSignal): Promise<MasterKeys> {
+    const { client, clock, log, namespace, secretName: name } = this.#options;
+    const known = this.#keys;
+    if (known === undefined) return this.#remember(this.#keysIn(await this.#readOrMake(signal)));
+    if (clock.elapsed() - this.#readAtMs < freshMs) return known;
+    try {
+      const secret = await client.get(secrets, { namespace, name }, signal);
+      // It is not made anew: another key would lock the Masters out of all pods.
+      if (secret === undefined) throw new Error('it is gone');
+      return this.#remember(this.#keysIn(secret));
+    } catch (error) {
+      if (signal.aborted) throw error;
+      const cause = messageOf(error);
+      log.warn(
+        { secret: `${namespace}/${name}`, error: cause },
+        'Cannot read the master key again: the one before counts on',
+      );
+      return this.#remember(known);
+    }
+  }
+
+  #remember(keys: MasterKeys): MasterKeys {
+    this.#keys = keys;
+    this.#readAtMs = this.#options.clock.elapsed();
+    return keys;
   }
 
   async #readOrMake(signal: AbortSignal): Promise<Secret> {
@@ -141,13 +170,16 @@ export class SidecarKeys {
     }
   }
 
-  #keyIn(secret: Secret): Uint8Array {
-    const key = Buffer.from(secret.data?.[keyInSecret] ?? '', 'base64');
-    if (key.length >= keyBytes) return key;
+  #keysIn(secret: Secret): MasterKeys {
+    const keyOf = (entry: string): Buffer => Buffer.from(secret.data?.[entry] ?? '', 'base64');
+    const current = keyOf(keyInSecret);
+    if (current.length === keyBytes) {
+      return [current, ...masterKeyEntries.others.map(keyOf).filter((key) => key.length === keyBytes)];
+    }
     const { namespace, secretName } = this.#options;
     throw new Refused(
       'MasterKeyUnavailable',
-      `Secret "${namespace}/${secretName}" holds ${key.length} bytes under "${keyInSecret}", fewer than ${keyBytes}: delete it, and a new one is made when the operator starts`,
+      `Secret "${namespace}/${secretName}" holds ${current.length} bytes under "${keyInSecret}", not ${keyBytes}: delete it, and a new one is made when the operator starts`,
     );
   }
 }

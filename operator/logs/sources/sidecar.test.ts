@@ -47,7 +47,7 @@ class Lab implements LogHarness, TargetWatch {
     this.proxy = proxy;
     this.#env = options.env ?? {};
     this.client = createSidecarClient({
-      masterKey: { read: () => Promise.resolve(Buffer.alloc(32, 7)) },
+      masterKey: { read: () => Promise.resolve([Buffer.alloc(32, 7)]) },
       timeouts: options.timeouts ?? {},
     });
     const source = createSidecarLogSource({
