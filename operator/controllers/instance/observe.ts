@@ -83,6 +83,9 @@ const blockedReasons = new Set([
   'RunContainerError',
 ]);
 
+/** One sentence for all the steps of a normal start, from before there is a pod: each other one would cost a status write. */
+export const startingMessage = 'The pod is being started.';
+
 export function viewPod(pod: Pod): PodView {
   const { metadata, status } = pod;
   const container = status?.containerStatuses?.find(({ name }) => name === workloadContainer);
@@ -208,10 +211,7 @@ function phaseOf(pod: Pod, container: ContainerStatus | undefined): Finding {
   const ended = container?.state?.terminated;
   if (ended !== undefined)
     return runtimeMissing(pod, ended) ?? { phase: 'restarting', cause: 'Restarting', message: exitMessage(ended) };
-  return (
-    unscheduled(pod) ??
-    blockedInit(pod) ?? { phase: 'pending', cause: 'PodPending', message: 'The pod is being started.' }
-  );
+  return unscheduled(pod) ?? blockedInit(pod) ?? { phase: 'pending', cause: 'PodPending', message: startingMessage };
 }
 
 function running(pod: Pod, container: ContainerStatus): Finding {
@@ -334,12 +334,8 @@ function waitingPhase(pod: Pod, waiting: { reason?: string; message?: string }):
   return pending(pod);
 }
 
-/** One sentence for all the steps of a normal start: each other one would cost a status write. */
 function pending(pod: Pod): Finding {
-  return (
-    unscheduled(pod) ??
-    blockedInit(pod) ?? { phase: 'pending', cause: 'PodPending', message: 'The pod is being started.' }
-  );
+  return unscheduled(pod) ?? blockedInit(pod) ?? { phase: 'pending', cause: 'PodPending', message: startingMessage };
 }
 
 function unscheduled(pod: Pod): Finding | undefined {

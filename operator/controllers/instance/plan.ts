@@ -7,7 +7,7 @@
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { restartedAtAnnotation } from '../../names.ts';
 import type { Reason } from '../../names.ts';
-import { isOver, judgeDoubt } from './observe.ts';
+import { isOver, judgeDoubt, startingMessage } from './observe.ts';
 import type { PodView } from './observe.ts';
 import { overlayFaults } from './overlay.ts';
 import { podHash } from './pod.ts';
@@ -139,7 +139,8 @@ function planFirst(observed: Observed): Decision {
   return create(
     made + 1,
     because,
-    made === 0 || wasStopped ? 'The pod is being made.' : 'The pod is gone and is being made again.',
+    // The words of a pod that is on its way: until it is up, nothing new is to be said.
+    made === 0 || wasStopped ? startingMessage : 'The pod is gone and is being made again.',
   );
 }
 

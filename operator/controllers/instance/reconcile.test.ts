@@ -122,6 +122,9 @@ test('reconcile: a new Instance gets id, label, finalizer, pod and status in thr
   assert.deepEqual(metadata.finalizers, [instanceFinalizer]);
   assert.equal(status?.state, 'CREATING');
   assert.equal(status.podName, world.pods[0]?.metadata.name);
+  // That the pod is there, and on its way, is nothing new.
+  await world.pass();
+  assert.equal(world.server.writes.length, 3);
   await world.podStatus(runningStatus);
   await world.pass();
   assert.equal(world.instance.status?.state, 'ONLINE');
