@@ -462,7 +462,7 @@ describe('pruned and applied again', () => {
     assert.equal(instances.now('kept')?.status?.id, kept.status?.id);
   });
 
-  test('a static configuration finds its claim again, with what is on it', async () => {
+  test('a static configuration finds its claim again', async () => {
     const [instances] = watches as [Watch<InstanceObject>];
     const storage = { size: '1Mi', storageClassName: 'none', mountPath: '/world' };
     const world = configuration('world', { static: true, minimumServiceCount: 1, storage });
