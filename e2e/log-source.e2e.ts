@@ -38,7 +38,7 @@ let master: FakeMaster;
 let made = 0;
 
 before(async () => {
-  world = await enterWorld();
+  world = await enterWorld('privileged');
   master = await FakeMaster.start(world);
 });
 

@@ -59,7 +59,7 @@ async function main(): Promise<void> {
     const installation = await installForTests(progress);
     cleanups.push(() => installation.close());
     Object.assign(process.env, installation.env);
-    const world = await enterWorld();
+    const world = await enterWorld('privileged');
     cleanups.push(() => world.leave());
     const failures = await soak(world, (line) => {
       progress.say(line);

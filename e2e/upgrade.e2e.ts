@@ -50,7 +50,7 @@ const plainClients: PlainClient[] = [];
 let operatorConsole: Console;
 
 before(async () => {
-  world = await enterWorld();
+  world = await enterWorld('privileged');
   typist = new Typist(world);
   pods = new Watch(world.cluster, `/api/v1/namespaces/${world.namespace}/pods`);
   instances = new Watch(world.cluster, `${instancesPath}/namespaces/${world.namespace}/instances`);

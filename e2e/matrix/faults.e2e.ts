@@ -88,7 +88,7 @@ let world: World;
 let booksDir: string;
 
 before(async () => {
-  world = await enterWorld();
+  world = await enterWorld('privileged');
   // The nodes share this machine's files.
   booksDir = await mkdtemp(join(tmpdir(), 'ringmaster-books-'));
   await chmod(booksDir, 0o755);
