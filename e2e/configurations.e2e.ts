@@ -80,7 +80,8 @@ describe('a configuration', () => {
     assert.equal(names.length, 2);
     for (const name of names) {
       assert.match(name, /^lobby-[a-z0-9]{5}$/);
-      assert.equal(instances.now(name)?.status?.state, 'ONLINE');
+      // Asked for: the watch of Instances may be behind that of configurations.
+      assert.equal((await namespace.get<InstanceObject>('instance', name)).status?.state, 'ONLINE');
     }
     const pods = await namespace.list<PodObject>('pod', `${configurationLabel}=lobby`);
     assert.equal(pods.length, 2);
