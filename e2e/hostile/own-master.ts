@@ -1,12 +1,13 @@
 /** A Master of a test's own: the real program as a process of this machine, on the cluster of the run, so that nobody else's test is disturbed. */
 import { spawn } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { call, eventually } from '../live-harness.ts';
 import type { World } from '../live-harness.ts';
-import { releaseNamespace } from '../release.ts';
+import { releaseName, releaseNamespace } from '../release.ts';
 
 export interface OwnMaster {
   readonly host: string;
@@ -19,18 +20,19 @@ export interface OwnMaster {
 /** What Node takes for its heap in a container with the memory limit of the chart, 1 GiB. */
 const heapMb = 512;
 
-/** Ready to serve. It ends with the test file. `settings` are of its environment. */
+/** Ready to serve, with the account of the installed Masters. It ends with the test file. `settings` are of its environment. */
 export async function startOwnMaster(
   world: World,
   name: string,
   settings: Record<string, string> = {},
 ): Promise<OwnMaster> {
   const port = await freePort();
+  const kubeconfig = await writeKubeconfig(world);
   const program = join(import.meta.dirname, '../../operator/master.ts');
   const child = spawn(process.execPath, [`--max-old-space-size=${heapMb}`, program], {
     env: {
       ...process.env,
-      ...world.cluster.env(),
+      KUBECONFIG: kubeconfig,
       POD_NAME: name,
       RINGMASTER_NAMESPACE: releaseNamespace,
       RINGMASTER_PORT: String(port),
@@ -46,6 +48,19 @@ export async function startOwnMaster(
     return (await call(url, '/readyz').catch(() => undefined))?.status === 200;
   });
   return { host: '127.0.0.1', port, url, memory: () => memoryOf(child.pid ?? 0) };
+}
+
+/** A Master may do what its account may, and nobody else may write commands in the name of a key. */
+async function writeKubeconfig(world: World): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'ringmaster-own-master-'));
+  world.cleanups.push(() => rm(folder, { recursive: true, force: true }));
+  const account = `${releaseName}-master`;
+  const token = await world.cluster.kubectl(['create', 'token', account, '-n', releaseNamespace, '--duration=1h']);
+  const config = JSON.parse(await readFile(world.cluster.kubeconfig, 'utf8')) as { users: { user: object }[] };
+  const path = join(folder, 'kubeconfig');
+  const users = config.users.map((user) => ({ ...user, user: { token: token.trim() } }));
+  await writeFile(path, JSON.stringify({ ...config, users }), { mode: 0o600 });
+  return path;
 }
 
 async function memoryOf(pid: number): Promise<{ nowMb: number; peakMb: number }> {
