@@ -71,7 +71,10 @@ async function byHand(what: string, reader: Reader): Promise<void> {
   await waitUntil({
     what: 'the page to be loaded',
     timeoutMs: browserTimeoutMs,
-    check: async () => (await browser.evaluate('document.readyState')) === 'complete',
+    // The empty page before it is complete as well.
+    check: async () =>
+      (await browser.evaluate(`document.readyState === 'complete' && document.getElementById('form') !== null`)) ===
+      true,
   });
   await browser.evaluate(`${fill.join('')} document.querySelector('button').click();`);
   let shown = '';

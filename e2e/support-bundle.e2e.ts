@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { run } from './cluster/command.ts';
-import { applyInstance, call, createKey, enterWorld, eventually, masters } from './live-harness.ts';
+import { applyInstance, call, createKey, enterWorld, eventually, masters, podOf } from './live-harness.ts';
 import type { World } from './live-harness.ts';
 import { apiKeyManifest, releaseNamespace } from './release.ts';
 
@@ -39,6 +39,11 @@ test('support-bundle: resources, logs, events, metrics and versions, and no secr
     podTemplate: { metadata: { annotations: { 'example.com/note': marker } } },
     stop: { command: 'stop', gracePeriodSeconds: 2 },
   });
+  await world.kubectl(['wait', '--for=condition=Ready', '--timeout=60s', 'instance/bot']);
+  // Of a first pod there is no Event.
+  const first = await podOf(world, 'bot');
+  await world.kubectl(['delete', 'pod', first]);
+  await eventually('another pod', async () => ![first, ''].includes(await podOf(world, 'bot')));
   await world.kubectl(['wait', '--for=condition=Ready', '--timeout=60s', 'instance/bot']);
   const command = await fetch(`${world.url}/api/commands/execute`, {
     method: 'POST',

@@ -298,10 +298,12 @@ start_tmux() {
   (exec 3<&- && type_tmux) <"$dir/stdin" >/dev/null 2>&1 &
 }
 
-# Byte for byte: a paste buffer knows no key names, and -r keeps the line ends as they are.
+# Byte for byte: a paste buffer knows no key names, and -r keeps the line ends as they are. The file has this launcher's name: where launchers share
+# a process table, the typist of the one before may still read, and two must not empty each other's.
 type_tmux() {
-  while dd bs=4096 count=1 of="$run/typing" 2>/dev/null && [ -s "$run/typing" ]; do
-    until tmux load-buffer -b ringmaster "$run/typing" \; paste-buffer -r -d -b ringmaster -t "$session" 2>/dev/null </dev/null; do
+  typing=$run/typing.$$
+  while dd bs=4096 count=1 of="$typing" 2>/dev/null && [ -s "$typing" ]; do
+    until tmux load-buffer -b ringmaster "$typing" \; paste-buffer -r -d -b ringmaster -t "$session" 2>/dev/null </dev/null; do
       tmux has-session -t "$session" 2>/dev/null </dev/null || return 0
       sleep 0.1
     done
