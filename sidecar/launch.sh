@@ -99,7 +99,9 @@ end_last_line() {
 # A reader of its own: if nobody takes the container's output, this process waits, and the workload never does.
 start_mirror() {
   [ "$mirror" = true ] || return 0
-  tail -c "+$(($(size_of "$log") + 1))" -f "$log" 2>/dev/null 3<&- &
+  # Known before the fork: what is expanded behind it may be looked at when the workload has already written.
+  mirror_from=$(($(size_of "$log") + 1))
+  tail -c "+$mirror_from" -f "$log" 2>/dev/null 3<&- &
   mirror_pid=$!
 }
 

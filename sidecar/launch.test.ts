@@ -3,7 +3,8 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { symlinkSync, mkdirSync } from 'node:fs';
-import { writeFile, readFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { before, test } from 'node:test';
 import { runtimeMissingExitCode } from './protocol.ts';
 import type { SidecarRuntime } from './protocol.ts';
@@ -272,6 +273,17 @@ test('launch: the mirror copies every line to standard output, the last one incl
       });
     }
   }
+});
+
+test('launch: the mirror has the first line too, however long it takes to look where the log ends', async () => {
+  await withRig('process', async (rig) => {
+    const programs = rig.path('programs');
+    await mkdir(programs);
+    await writeFile(join(programs, 'stat'), '#!/bin/sh\nsleep 0.2\nPATH=${PATH#*:} exec stat "$@"\n', { mode: 0o755 });
+    const env = { RINGMASTER_MIRROR: 'true', PATH: `${programs}:${process.env['PATH'] ?? ''}` };
+    const { stdout } = await runToEnd(rig, ['dash'], ['sh', '-c', 'echo first; sleep 1; echo last'], env);
+    assert.equal(stdout, 'first\nlast\n');
+  });
 });
 
 test('launch: a mirror that is taken slowly has its time as long as it gets on, and one that is not taken has two seconds', async () => {
