@@ -68,6 +68,9 @@ export async function run(bench: Bench): Promise<void> {
     peer.push(await bench.progress.step('stern', () => measure(bench, followByStern(bench, stern))));
   }
   print(own, peer, idleMb);
+  // Two cores may not be enough for all programs and their readers: then the cost of a line is what can be compared, if we did not just read less.
+  const rateOf = (costs: readonly Cost[]): number => Math.min(...costs.map(({ linesPerSecond: rate }) => rate));
+  if (rateOf(own) < rateOf(peer) * 0.8) throw new Error('The Master read fewer lines than stern');
 }
 
 async function startAll(bench: Bench): Promise<string[]> {
@@ -151,7 +154,6 @@ async function measure(bench: Bench, follower: Follower): Promise<Cost> {
     const after = await look(bench, follower);
     const seconds = (after.atMs - before.atMs) / 1000;
     const rate = (after.lines - before.lines) / seconds;
-    if (rate < expected * 0.8) throw new Error(`${Math.round(rate)} lines a second instead of ${expected}`);
     const coreShare = (name: 'cpuMs' | 'apiServerMs' | 'kubeletMs'): number =>
       (after[name] - before[name]) / (seconds * 1000);
     return {
@@ -198,6 +200,7 @@ function print(own: readonly Cost[], peer: readonly Cost[], idleMb: number): voi
     `\nstreams: ${streams} Instances at ${linesPerSecond} lines/s, a client each; ${rounds} rounds of ${measureMs / 1000} s in turn`,
     `  ${''.padEnd(34)}${'Master'.padStart(9 * rounds)}   ${'stern'.padStart(9 * rounds)}    ratio`,
     row('lines per second', ({ linesPerSecond: value }) => value),
+    row('CPU a line, microseconds', (cost) => (cost.cpuPerStream * streams * 1000) / cost.linesPerSecond),
     row('CPU a stream, 1/1000 of a core', ({ cpuPerStream }) => cpuPerStream),
     row('memory, MB', ({ memoryMb }) => memoryMb),
     row('memory a stream, KB', ({ memoryMb }) => (memoryMb * 1024) / streams),
