@@ -71,17 +71,6 @@ export class Follower implements Subscription {
     return false;
   }
 
-  readable(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<undefined>();
-    const wake = (): void => {
-      resolve(undefined);
-    };
-    if (this.whenReadable(wake)) {
-      wake();
-    }
-    return promise;
-  }
-
   close(): void {
     if (this.#isClosed) {
       return;

@@ -138,6 +138,13 @@ function take(subscription: Subscription, chunksMax = Number.POSITIVE_INFINITY):
   return texts;
 }
 
+/** Waits as an owner does. */
+async function readable(subscription: Subscription): Promise<void> {
+  await new Promise<void>((resolve) => {
+    if (subscription.whenReadable(resolve)) resolve();
+  });
+}
+
 async function drain(subscription: Subscription): Promise<string[]> {
   const texts: string[] = [];
   for (let idle = 0; idle < 3;) {
@@ -145,7 +152,7 @@ async function drain(subscription: Subscription): Promise<string[]> {
     texts.push(...taken);
     idle = taken.length > 0 ? 0 : idle + 1;
     // Asks, as an owner does: a stream of its own is pulled only then.
-    void subscription.readable();
+    void readable(subscription);
     await settle();
   }
   return texts;
@@ -185,7 +192,7 @@ test('hub: live lines wake every subscription, in order, with events between the
   const { hub } = lab(log);
   const [a, b] = [hub.subscribe('a', { tail: 10 }), hub.subscribe('a', { tail: 10 })];
   await settle();
-  const woken = Promise.all([a.readable(), b.readable()]);
+  const woken = Promise.all([readable(a), readable(b)]);
   log.write('1');
   log.event({ type: 'restart', cause: 'container' });
   log.write('2');
@@ -403,10 +410,10 @@ test('hub: what the source throws for good reaches every subscription after the 
   await settle();
   log.failure = new Error('gone for good');
   log.wake();
-  await subscription.readable();
+  await readable(subscription);
   await settle();
   assert.deepEqual(take(subscription, 1), ['2']);
-  await subscription.readable();
+  await readable(subscription);
   assert.throws(() => subscription.next(), /gone for good/);
   log.failure = undefined;
   assert.deepEqual(await drain(hub.subscribe('a', { tail: 1 })), ['2']);
@@ -421,7 +428,7 @@ test('hub: after the end nothing follows, and a later subscription asks the sour
   log.event({ type: 'end' });
   assert.deepEqual(await drain(subscription), ['1', '<end>']);
   assert.equal(subscription.next(), undefined);
-  await subscription.readable();
+  await readable(subscription);
   const late = hub.subscribe('a', { tail: 10 });
   assert.deepEqual(await drain(late), ['1', '<end>']);
   assert.equal(log.opens, 2);
@@ -432,7 +439,7 @@ test('hub: closing wakes who waits, and gives everything back', async () => {
   const log = new Log();
   const { hub } = lab(log);
   const [a, b] = [hub.subscribe('a', { tail: 10 }), hub.subscribe('b', { tail: 10 })];
-  const waiting = [a.readable(), b.readable()];
+  const waiting = [readable(a), readable(b)];
   await settle();
   a.close();
   hub.close();
@@ -516,7 +523,7 @@ async function playHub(actions: Action[], ringLinesMax: number): Promise<void> {
       }
       case 'take':
         session?.texts.push(...take(session.subscription, action.chunks));
-        void session?.subscription.readable();
+        if (session !== undefined) void readable(session.subscription);
         break;
       case 'settle':
         await settle();

@@ -42,8 +42,6 @@ export interface Subscription {
    * something came, and never from within a call of `next()`. It must not throw.
    */
   whenReadable(wake: () => void): boolean;
-  /** The same as a promise. */
-  readable(): Promise<void>;
   /** Lines that the ring has and this subscription has not taken yet; for metrics. */
   readonly behindLines: number;
   /** Gives everything back. Idempotent; who waits is woken, `next()` gives undefined from then on. */

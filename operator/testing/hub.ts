@@ -123,11 +123,6 @@ function createSubscription(parts: {
       log.waiting.add(wake);
       return false;
     },
-    async readable() {
-      await new Promise<void>((resolve) => {
-        if (subscription.whenReadable(resolve)) resolve();
-      });
-    },
     get behindLines() {
       return isClosed ? 0 : log.lineCount - line;
     },
