@@ -19,13 +19,21 @@ export interface PreviousTree {
   remove(): Promise<void>;
 }
 
-/** Why the release before cannot be had here, as a sentence; undefined: it can. A shallow clone and a bare copy of the files do not have it. */
-export async function previousReleaseFault(commit: string = previousRelease): Promise<string | undefined> {
+/**
+ * Why the release before cannot be had here, as a sentence; undefined: it can. A shallow clone does not have it, nor do files without their history. Where
+ * the history is whole, a commit that is not in it is a mistake: then it throws.
+ */
+export async function previousReleaseFault(commit = previousRelease, folder = root): Promise<string | undefined> {
+  const git = async (...args: string[]): Promise<string> => run('git', ['-C', folder, ...args]);
   try {
-    await run('git', ['-C', root, 'cat-file', '-e', `${commit}^{commit}`]);
+    await git('cat-file', '-e', `${commit}^{commit}`);
     return undefined;
   } catch {
-    return `the previous release, commit ${commit}, is not in the history of this clone: run "git fetch --unshallow"`;
+    const fault = `the previous release, commit ${commit}, is not in the history of this clone`;
+    const isShallow = (await git('rev-parse', '--is-shallow-repository').catch(() => 'true')).trim() === 'true';
+    const commits = Number(await git('rev-list', '--count', 'HEAD').catch(() => '0'));
+    if (isShallow || commits <= 1) return `${fault}: run "git fetch --unshallow"`;
+    throw new Error(`${fault}, which is whole: set previousRelease to the commit that was released`);
   }
 }
 
