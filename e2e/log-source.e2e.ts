@@ -49,12 +49,14 @@ after(async () => {
 
 /** What a Master has of log sources, in this process, so that its connections can be cut. */
 class FakeMaster {
-  readonly sourceFor: (instanceUid: string) => LogSource;
+  readonly #sourceFor: (instanceUid: string) => LogSource;
+  readonly #directory: Directory;
   readonly #stop: () => Promise<void>;
   readonly #sockets = new Set<Socket>();
 
-  private constructor(sourceFor: (instanceUid: string) => LogSource, stop: () => Promise<void>) {
-    this.sourceFor = sourceFor;
+  private constructor(sourceFor: (instanceUid: string) => LogSource, directory: Directory, stop: () => Promise<void>) {
+    this.#sourceFor = sourceFor;
+    this.#directory = directory;
     subscribe('net.client.socket', this.#note);
     this.#stop = stop;
   }
@@ -81,11 +83,17 @@ class FakeMaster {
       random: Math.random,
       observerFor: () => ({}),
     });
-    return new FakeMaster(sourceFor, async () => {
+    return new FakeMaster(sourceFor, directory, async () => {
       watching.abort();
       await running;
       sidecars.close();
     });
+  }
+
+  /** Once this Master's own watch has seen the Instance: before, it would be one that is gone, and its log one that has ended. */
+  async sourceFor(uid: string): Promise<LogSource> {
+    await eventually(`the watch to show ${uid}`, () => Promise.resolve(this.#directory.byUid(uid) !== undefined));
+    return this.#sourceFor(uid);
   }
 
   /** Cuts every connection, to the API server as well as to sidecars. */
@@ -130,7 +138,7 @@ async function createHarness(runtime: Runtime): Promise<LogHarness> {
   let [sequence, restarts] = [1, 0];
   await running(sequence, restarts);
   return {
-    source: master.sourceFor(uid),
+    source: await master.sourceFor(uid),
     async write(...lines) {
       const bytes = Buffer.concat(lines.flatMap((line) => [Buffer.from(line), Buffer.from('\n')]));
       await exec(`echo ${bytes.toString('base64')} | base64 -d >/tmp/feed`);
@@ -176,7 +184,7 @@ test('log source: of a finished instance a late reader gets the last lines, the 
     const readers = {} as Record<Runtime, LogReader>;
     for (const runtime of runtimes) {
       const uid = await world.kubectl(['get', 'instance', runtime, '-o', 'jsonpath={.metadata.uid}']);
-      readers[runtime] = new LogReader({ source: master.sourceFor(uid), pass: sleep }, start(runtime));
+      readers[runtime] = new LogReader({ source: await master.sourceFor(uid), pass: sleep }, start(runtime));
     }
     return readers;
   };

@@ -1,4 +1,4 @@
-/** What `npm test` prints of a run: a line for each file, everything about a failure, and the counts. */
+/** What `npm test` prints of a run: a line for each test, everything about a failure, the names of what failed once more, and the counts. */
 import type { EventData } from 'node:test';
 
 type TestEvent =
@@ -9,6 +9,7 @@ type TestEvent =
 export default async function* report(source: AsyncIterable<TestEvent>): AsyncGenerator<string, void> {
   const counts = { passed: 0, failed: 0, skipped: 0 };
   const slow: { name: string; ms: number }[] = [];
+  const failed: string[] = [];
   for await (const event of source) {
     if (event.type === 'test:stdout' || event.type === 'test:stderr') {
       yield event.data.message;
@@ -23,6 +24,7 @@ export default async function* report(source: AsyncIterable<TestEvent>): AsyncGe
       yield `skip  ${name}\n`;
     } else if (event.type === 'test:fail') {
       counts.failed += 1;
+      failed.push(`${name}: ${rootOf(event.data.details.error).message.split('\n', 1)[0] ?? ''}`);
       yield `FAIL  ${name} (${ms.toFixed(0)} ms)  ${file ?? ''}\n${describe(event.data.details.error)}\n`;
     } else {
       counts.passed += 1;
@@ -32,6 +34,7 @@ export default async function* report(source: AsyncIterable<TestEvent>): AsyncGe
   }
   for (const { name, ms } of slow.sort((a, b) => b.ms - a.ms).slice(0, 3))
     yield `slow  ${name} (${(ms / 1000).toFixed(1)} s)\n`;
+  for (const name of failed) yield `failed  ${name}\n`;
   yield `counts: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`;
 }
 
@@ -40,7 +43,12 @@ function isResult(event: TestEvent): event is TestEvent & { type: 'test:pass' | 
   return ['test:pass', 'test:fail'].includes(event.type);
 }
 
+/** What the test threw; the runner wraps it. */
+function rootOf(error: Error): Error {
+  return error.cause instanceof Error ? error.cause : error;
+}
+
 function describe(error: Error): string {
-  const cause = error.cause instanceof Error ? error.cause : error;
-  return (cause.stack ?? cause.message).replaceAll(/^/gm, '      ');
+  const root = rootOf(error);
+  return (root.stack ?? root.message).replaceAll(/^/gm, '      ');
 }

@@ -27,15 +27,18 @@ const { values, positionals } = parseArgs({
 });
 const progress = createProgress('test');
 const totals = { passed: 0, failed: 0, skipped: 0 };
+/** Said again in the end, where it is seen. */
+const failures: string[] = [];
 const chosen = (values.only ?? (values.check === true ? ['check', 'unit'] : groups)) as readonly Group[];
 
 const runs: Record<Group, () => Promise<void>> = { check, unit, integration, e2e };
 for (const group of groups.filter((name) => chosen.includes(name))) {
   await progress.step(group, runs[group]).catch((error: unknown) => {
     totals.failed += 1;
-    process.stdout.write(`${group}: ${error instanceof Error ? error.message : String(error)}\n`);
+    failures.push(`${group}: ${error instanceof Error ? error.message : String(error)}`);
   });
 }
+for (const failure of failures) process.stdout.write(`failed  ${failure}\n`);
 process.stdout.write(`total: ${totals.passed} passed, ${totals.failed} failed, ${totals.skipped} skipped\n`);
 process.exitCode = totals.failed === 0 && totals.passed > 0 ? 0 : 1;
 
@@ -49,7 +52,7 @@ async function check(): Promise<void> {
   for (const [command, ...args] of commands) {
     const code = await runCommand(command, args);
     totals[code === 0 ? 'passed' : 'failed'] += 1;
-    if (code !== 0) process.stdout.write(`check: "${[command, ...args].join(' ')}" failed\n`);
+    if (code !== 0) failures.push(`check: "${[command, ...args].join(' ')}"`);
   }
 }
 
@@ -147,7 +150,8 @@ async function runTests(files: readonly string[], env: Record<string, string> = 
     ...files,
   ];
   let output = '';
-  const code = await runCommand('node', args, { env, onOutput: (text) => (output = (output + text).slice(-4096)) });
+  const code = await runCommand('node', args, { env, onOutput: (text) => (output += text) });
+  for (const [, failure = ''] of output.matchAll(/^failed {2}(.*)$/gm)) failures.push(failure);
   const counts = /^counts: (\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(output);
   if (counts === null) throw new Error(`the test runner ended with exit code ${code} and no counts`);
   totals.passed += Number(counts[1]);

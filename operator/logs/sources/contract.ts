@@ -57,8 +57,13 @@ export class LogReader {
   /** Waits until `isMet`, or fails with what was received so far. */
   async until(isMet: () => boolean, what: string): Promise<void> {
     for (let waitedMs = 0; waitedMs < 600_000;) {
+      // Asked first: nothing comes after the end.
+      const { isDone } = this;
       if (isMet()) {
         return;
+      }
+      if (isDone) {
+        break;
       }
       const stepMs = waitedMs < 1000 ? 20 : 500;
       await this.#harness.pass(stepMs);
