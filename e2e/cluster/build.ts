@@ -18,6 +18,7 @@ import {
   kwokKey,
   kwokProgram,
   kwokStages,
+  programKey,
   readRecipeFile,
   recipeKey,
 } from './recipe.ts';
@@ -62,6 +63,30 @@ export async function ensureKwok({ log, cacheDir = defaultCacheDir() }: BuildOpt
     await writeFile(join(temporary, 'stages.yaml'), stages.join('---\n'));
   });
   return dir;
+}
+
+/**
+ * Gives the file of a program that few runs need, building it if it is not there. `sources` are our own files in its module. With `goVersion`
+ * (`1.27.3`) by that release, which Go fetches as a module. Two at once are safe, and an interrupted build leaves nothing.
+ */
+export async function ensureProgram(
+  program: GoProgram,
+  options: BuildOptions & { sources?: readonly string[]; goVersion?: string },
+): Promise<string> {
+  const { log, cacheDir = defaultCacheDir(), goVersion } = options;
+  const key = await programKey(program, readRecipeFile, options);
+  const file = join(cacheDir, `${program.output}-${key}`);
+  const onWait = (): void => {
+    log(`waiting for another build of ${program.output}`);
+  };
+  await withLock(join(cacheDir, `${program.output}.lock`), onWait, async () => {
+    if (existsSync(file)) return;
+    const go = await ensureGo({ log, cacheDir });
+    const toolchain = goVersion === undefined ? {} : { toolchain: `go${goVersion}` };
+    await buildProgram(go, program, { output: `${file}.tmp`, log, ...toolchain });
+    await rename(`${file}.tmp`, file);
+  });
+  return file;
 }
 
 /** Makes the folder unless it is there. What is interrupted leaves nothing under its name. */

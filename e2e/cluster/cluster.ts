@@ -18,6 +18,7 @@ import { run } from './command.ts';
 import { importImages, waitForContainerd } from './import.ts';
 import { withLock } from './lock.ts';
 import { setNodeCable } from './network.ts';
+import { endNetworkPolicies } from './network-policies.ts';
 import { pkiDir } from './pki.ts';
 import type { ClusterPlan, ComponentKind } from './plan.ts';
 import { apiUrl, logDir } from './plan.ts';
@@ -346,6 +347,8 @@ async function useRunning(
     log(`cluster "${name}" is up with other settings: starting it anew`);
     return undefined;
   }
+  // A run that was interrupted may have left them in force.
+  await endNetworkPolicies(plan.settings, plan.nodes);
   const revived = await cluster.revive();
   if (revived.length > 0) log(`started again: ${revived.join(', ')}`);
   await cluster.waitUntilReady();

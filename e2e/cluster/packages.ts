@@ -22,6 +22,9 @@ export const clusterRequirements: readonly Requirement[] = [
   { need: 'openssl', debian: 'openssl' },
 ];
 
+/** What the enforcement of NetworkPolicies needs besides. */
+export const networkPolicyRequirements: readonly Requirement[] = [{ need: 'ipset', debian: 'ipset' }];
+
 /** What the tests of the sidecar run programs under. */
 export const sidecarRequirements: readonly Requirement[] = [
   { need: 'busybox', debian: 'busybox-static' },

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { isAtLeast, parseVersion } from './golang.ts';
-import { readRecipeFile, recipeFiles, recipeKey } from './recipe.ts';
+import { kwokProgram, programKey, readRecipeFile, recipeFiles, recipeKey } from './recipe.ts';
 
 function reader(changed?: string): (file: string) => Promise<string> {
   return (file) => Promise.resolve(file === changed ? 'changed' : `content of ${file}`);
@@ -19,6 +19,18 @@ test('recipeKey: each recipe file and the architecture change it', async () => {
 
 test('recipeKey: every recipe file is there', async () => {
   assert.match(await recipeKey(readRecipeFile, process.arch), /^[0-9a-f]{12}$/);
+});
+
+test('programKey: its module, our files in it and the release of Go change it', async () => {
+  const options = { sources: ['main.go'] };
+  const keys = [
+    await programKey(kwokProgram, reader(), options),
+    await programKey(kwokProgram, reader(), { ...options, goVersion: '1.99.0' }),
+    await programKey({ ...kwokProgram, target: '.' }, reader(), options),
+  ];
+  for (const file of ['go.mod', 'go.sum', 'main.go'])
+    keys.push(await programKey(kwokProgram, reader(`${kwokProgram.module}/${file}`), options));
+  assert.equal(new Set(keys).size, keys.length);
 });
 
 test('isAtLeast: compares Go versions by number', () => {

@@ -5,7 +5,7 @@ import { versions } from './settings.ts';
 
 /** One `go build`: the module's folder, what is built, the name of the executable, what to call it in progress lines. */
 export interface GoProgram {
-  module: 'go' | 'go-helm' | 'go-kwok' | 'go-stern';
+  module: 'go' | 'go-helm' | 'go-kube-router' | 'go-kwok' | 'go-stern';
   target: string;
   output: string;
   title: string;
@@ -94,6 +94,16 @@ export async function kwokKey(read: (file: string) => Promise<string | Buffer>, 
 /** A short hash of everything that decides the build; `read` gives the content of a recipe file. */
 export async function recipeKey(read: (file: string) => Promise<string | Buffer>, arch: string): Promise<string> {
   return keyOf([arch, goFlags, goPrograms(), hyperkubeLinks], recipeFiles, read);
+}
+
+/** The same for a program that is the only one of its module; `sources` are files of the module, `goVersion` is what builds it if not the usual release. */
+export async function programKey(
+  program: GoProgram,
+  read: (file: string) => Promise<string | Buffer>,
+  { sources = [], goVersion }: { sources?: readonly string[]; goVersion?: string } = {},
+): Promise<string> {
+  const files = ['go.mod', 'go.sum', ...sources].map((name) => `${program.module}/${name}`);
+  return keyOf([process.arch, goFlags, program, goVersion], files, read);
 }
 
 async function keyOf(

@@ -12,6 +12,7 @@ export const versions = {
   coredns: '1.14.3',
   helm: '3.22.0',
   kwok: '0.8.0',
+  kubeRouter: '2.1.0',
   stern: '1.35.0',
   /** Fetched where there is none that is at least `goMin`. */
   go: '1.26.8',
