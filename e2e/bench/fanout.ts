@@ -83,7 +83,11 @@ export async function run(bench: Bench): Promise<void> {
       idleMemory(await freshMaster(bench, started.id)),
     );
     const lagging = await bench.progress.step(`Memory of ${laggards} clients that do not read`, async () =>
-      laggingMemory(bench, started, await freshMaster(bench, started.id)),
+      laggingMemory(bench, started, { master: await freshMaster(bench, started.id), isBehind: false }),
+    );
+    const behind = await bench.progress.step(
+      `Memory of ${laggards} clients that stop in the middle of a backlog`,
+      async () => laggingMemory(bench, started, { master: await freshMaster(bench, started.id), isBehind: true }),
     );
     const master = await freshMaster(bench, started.id);
     const own = await measureBursts(bench, started, master);
@@ -95,7 +99,7 @@ export async function run(bench: Bench): Promise<void> {
     const plainLatency = await bench.progress.step('The same of the plain design', () =>
       latencyOf(bench, started, plain.server),
     );
-    print({ own, peer, idleKb, lagging, latency, sampleLatency, plainLatency });
+    print({ own, peer, idleKb, lagging, behind, latency, sampleLatency, plainLatency });
   } finally {
     plain.close();
     await remove(bench, 'fanout');
@@ -186,12 +190,22 @@ async function idleMemory(master: Server): Promise<number> {
   }
 }
 
-/** Resident memory that each client adds that takes nothing of 5 MB, while another reads all. */
+interface Lagging {
+  readonly kb: number;
+  /** Of buffers alone: what is resident has in it what the engine keeps for the next burst, too. */
+  readonly buffersKb: number;
+  readonly delivered: boolean;
+}
+
+/**
+ * Resident memory that each client adds that takes nothing of 5 MB, while another reads all. `isBehind`: the lines are there before the clients, so that
+ * each has begun to read them by a stream of its own from the source when it stops.
+ */
 async function laggingMemory(
   bench: Bench,
   started: Started,
-  master: Server,
-): Promise<{ kb: number; delivered: boolean }> {
+  { master, isBehind }: { master: Server; isBehind: boolean },
+): Promise<Lagging> {
   const slow = new Crowd();
   const quick = new Crowd();
   const bytes = laggardLines * frameBytes;
@@ -202,29 +216,63 @@ async function laggingMemory(
   };
   try {
     await quick.grow(master.url, { count: 1, ...master });
+    await sleep(settleMs);
+    const url = isBehind ? master.url.replace('tail=0', `cursor=${await cursorOf(bench, started.id)}`) : master.url;
     // What a burst costs without anybody who lags.
     await burst();
-    await sleep(settleMs);
-    const before = await residentKb(master.pid);
-    await slow.grow(master.url, { count: laggards, ...master });
-    slow.pause();
-    const had = slow.bytes;
-    await burst();
-    await sleep(settleMs);
-    const kb = ((await residentKb(master.pid)) - before) / laggards;
+    await atRest(master.pid);
+    const before = [await residentKb(master.pid), await buffersKb(bench)] as const;
+    await slow.grow(url, { count: laggards, isPaused: true, ...master });
+    if (!isBehind) await burst();
+    await atRest(master.pid);
+    const after = [await residentKb(master.pid), await buffersKb(bench)] as const;
     slow.resume();
     // Nothing is lost by it: each of them gets all of it.
     await waitUntil({
       what: 'the clients that did not read to have everything',
       timeoutMs: 300_000,
-      check: () => slow.bytes - had >= bytes * laggards,
+      check: () => slow.bytes >= bytes * laggards,
     });
-    return { kb, delivered: slow.open === laggards };
+    return {
+      kb: (after[0] - before[0]) / laggards,
+      buffersKb: (after[1] - before[1]) / laggards,
+      delivered: slow.open === laggards,
+    };
   } finally {
     slow.close();
     quick.close();
     await sleep(settleMs);
   }
+}
+
+/** What the one Master holds outside of the engine's heap. */
+async function buffersKb(bench: Bench): Promise<number> {
+  const response = await fetch(`${bench.url}/api/metrics`, { headers: { authorization: `Bearer ${bench.token}` } });
+  const bytes = /^nodejs_external_memory_bytes (\S+)$/m.exec(await response.text())?.[1];
+  if (bytes === undefined) throw new Error('The Master does not say how much memory its buffers take');
+  return Number(bytes) / 1024;
+}
+
+/** The position after the newest line. */
+async function cursorOf(bench: Bench, id: string): Promise<string> {
+  const response = await fetch(`${bench.url}/api/instances/${id}/logs?lines=1`, {
+    headers: { authorization: `Bearer ${bench.token}` },
+  });
+  if (!response.ok) throw new Error(`Cannot read the log: ${response.status} ${await response.text()}`);
+  return ((await response.json()) as { nextCursor: string }).nextCursor;
+}
+
+/** Resolves when the process has done next to nothing for a while: who was to fall behind or to be closed is. */
+async function atRest(pid: number): Promise<void> {
+  await waitUntil({
+    what: 'a Master at rest',
+    timeoutMs: 120_000,
+    check: async () => {
+      const before = await cpuMsOf(pid);
+      await sleep(settleMs);
+      return (await cpuMsOf(pid)) - before <= settleMs / 20;
+    },
+  });
 }
 
 /** Of all clients. They are read by one process, which takes about as long for a line as the server: what is measured is both. */
@@ -270,13 +318,14 @@ interface Results {
   readonly own: readonly Burst[];
   readonly peer: readonly Burst[];
   readonly idleKb: number;
-  readonly lagging: { readonly kb: number; readonly delivered: boolean };
+  readonly lagging: Lagging;
+  readonly behind: Lagging;
   readonly latency: Percentiles;
   readonly sampleLatency: Percentiles;
   readonly plainLatency: Percentiles;
 }
 
-function print({ own, peer, idleKb, lagging, latency, sampleLatency, plainLatency }: Results): void {
+function print({ own, peer, idleKb, lagging, behind, latency, sampleLatency, plainLatency }: Results): void {
   const row = (name: string, { p50, p99, max }: Percentiles): string =>
     `  ${name.padEnd(16)}p50 ${p50.toFixed(2)}   p99 ${p99.toFixed(2)}   max ${max.toFixed(2)}`;
   const million = (value: number): string => (value / 1e6).toFixed(2).padStart(8);
@@ -299,7 +348,9 @@ function print({ own, peer, idleKb, lagging, latency, sampleLatency, plainLatenc
     goal('the same, ratio to the plain design', at100 / plainAt100, { least: 10, unit: 'x' }),
     goal('memory of an idle client', idleKb, { most: 25, unit: 'KB' }),
     goal('memory of a client that does not read', lagging.kb, { most: 256, unit: 'KB' }),
-    `  clients that did not read got everything afterwards: ${lagging.delivered ? 'yes' : 'NO'}`,
+    goal('memory of a client that stopped in a backlog', behind.kb, { most: 256, unit: 'KB' }),
+    `  of which buffers, in KB: ${lagging.buffersKb.toFixed(0)} and ${behind.buffersKb.toFixed(0)}`,
+    `  both got everything afterwards: ${lagging.delivered && behind.delivered ? 'yes' : 'NO'}`,
     goal('p99 with 1,000 clients', latency.p99, { most: 50, unit: 'ms' }),
     goal('p99 of one client in twenty of them', sampleLatency.p99, { most: 50, unit: 'ms' }),
   ];

@@ -2,6 +2,7 @@
 import type { Clock } from '../runtime/clock.ts';
 import { Follower } from './follower.ts';
 import type { HubLimits, HubObserver } from './hub.ts';
+import { piecesOf } from './pieces.ts';
 import { Ring } from './ring.ts';
 import type { RingPlace } from './ring.ts';
 import type { Cursor, LogEvent, LogSource, Start } from './source.ts';
@@ -23,6 +24,8 @@ export class Channel {
   readonly source: LogSource;
   readonly observer: HubObserver;
   readonly ring: Ring;
+  readonly limits: HubLimits;
+  readonly clock: ChannelOptions['clock'];
   /** Those that wait for something to come. */
   readonly waiting = new Set<Follower>();
   readonly #options: ChannelOptions;
@@ -45,6 +48,8 @@ export class Channel {
     this.#options = options;
     this.source = options.source;
     this.observer = options.observer;
+    this.limits = options.limits;
+    this.clock = options.clock;
     this.ring = new Ring(options.limits, (a, b) => options.source.compare(a, b));
     options.observer.upstreamOpened?.();
     void this.#pump();
@@ -138,14 +143,15 @@ export class Channel {
 
   /** Whether the pump is at the log's live end, as far as silence can tell. */
   get #isSettled(): boolean {
-    const { clock, limits } = this.#options;
+    const { clock, limits } = this;
     const now = clock.elapsed();
     const isQuiet = this.#waitingSince !== undefined && now - this.#waitingSince >= limits.settleMs;
     return this.#isEnded || isQuiet || now - this.#lastSettledAt < 50 * limits.settleMs;
   }
 
   async #pump(): Promise<void> {
-    const { start, clock, limits } = this.#options;
+    const { clock, limits } = this;
+    const { start } = this.#options;
     const iterator = this.source.open(start, this.#abort.signal)[Symbol.asyncIterator]();
     try {
       for (;;) {
@@ -173,7 +179,9 @@ export class Channel {
 
   #append(event: LogEvent): void {
     const { ring } = this;
-    ring.append(event);
+    for (const piece of piecesOf(event)) {
+      ring.append(piece);
+    }
     if (event.type === 'end') {
       this.#options.onDone();
     }
@@ -202,7 +210,7 @@ export class Channel {
 
   /** Whether an entry stays for a moment because someone would fall out with it. Bounded in each turn of the ring. */
   #isWaitingForLaggards(): boolean {
-    const { clock, limits } = this.#options;
+    const { clock, limits } = this;
     const { oldestSequence, nextSequence } = this.ring;
     if (limits.patienceMs === 0 || !this.#hasLaggard(oldestSequence)) {
       return false;
@@ -217,7 +225,7 @@ export class Channel {
 
   async #trimAfterPatience(): Promise<void> {
     try {
-      await this.#options.clock.after(this.#options.limits.patienceMs, this.#abort.signal);
+      await this.clock.after(this.limits.patienceMs, this.#abort.signal);
     } catch {
       return; // Closed.
     }
@@ -275,7 +283,7 @@ export class Channel {
     const linger = new AbortController();
     this.#linger = linger;
     try {
-      await this.#options.clock.after(this.#options.limits.lingerMs, linger.signal);
+      await this.clock.after(this.limits.lingerMs, linger.signal);
     } catch {
       return; // Somebody subscribed, or the hub was closed.
     }

@@ -1,29 +1,19 @@
 /** A subscription: a place in the ring, or a stream of its own until it is (back) there. See hub.ts. */
+import { CatchUp } from './catchup.ts';
 import type { Channel } from './channel.ts';
 import { RingEntry } from './ring.ts';
 import type { RingPlace } from './ring.ts';
-import type { Cursor, LogEvent, Start } from './source.ts';
+import type { LogEvent, Start } from './source.ts';
 import type { Chunk, Subscription } from './subscription.ts';
-
-/** A stream of its own: at most one event is held, and the next is asked for only when that one was taken. */
-interface CatchUp {
-  readonly abort: AbortController;
-  readonly iterator: AsyncIterator<LogEvent>;
-  isPulling: boolean;
-  ready: LogEvent | undefined;
-  failure: { readonly error: unknown } | undefined;
-}
 
 export class Follower implements Subscription {
   readonly #channel: Channel;
   /** Undefined while catching up. */
   #place: RingPlace | undefined;
+  /** Undefined while in the ring. */
   #catchUp: CatchUp | undefined;
-  /** The last line taken by the own stream; the ring is entered only straight after a line. */
-  #lastCursor: Cursor | undefined;
-  /** Events taken since the last line: a stream opened anew after that line gives them once more. */
+  /** Events taken since the last line. */
   #eventsTaken: LogEvent['type'][] = [];
-  #eventsToSkip: LogEvent['type'][] = [];
   readonly #held: RingEntry[] = [];
   #isEnded = false;
   #isClosed = false;
@@ -34,7 +24,7 @@ export class Follower implements Subscription {
     this.#channel = channel;
     this.#place = place;
     if (place === undefined) {
-      this.#openCatchUp(start);
+      this.#catchUp = this.#catchUpFrom(start, []);
     }
   }
 
@@ -54,9 +44,7 @@ export class Follower implements Subscription {
     }
     const held = this.#held.shift();
     if (held !== undefined) {
-      const { event } = held;
-      this.#onTaken(event);
-      this.#lastCursor = event.type === 'lines' ? event.cursorAt(event.lines.length - 1) : undefined;
+      this.#onTaken(held.event);
       return held.chunk(0);
     }
     return this.#place === undefined ? this.#nextOfCatchUp() : this.#nextOfRing(this.#place);
@@ -96,14 +84,12 @@ export class Follower implements Subscription {
     }
   }
 
-  /** For what happens while somebody takes from the ring: whoever is woken would take from it as well, within that. */
-  #wakeSoon(): void {
-    queueMicrotask(() => {
-      this.wake();
-    });
-  }
-
-  /** The ring drops its oldest entry: whoever has not taken it all reads on from the source. */
+  /**
+   * The ring drops its oldest entry: whoever has not taken it all reads on from the source.
+   *
+   * Nobody has to be woken for it. Who waits has taken everything, but for an entry that was just appended: that is dropped only when somebody who
+   * was woken before has taken it, and then the same sweep still comes to this one.
+   */
   beforeEviction(sequence: number): void {
     if (this.#place?.sequence !== sequence) {
       return;
@@ -116,12 +102,7 @@ export class Follower implements Subscription {
       this.#hold(sequence);
       return;
     }
-    this.#place = undefined;
-    this.#lastCursor = cursor;
-    this.#eventsToSkip = line > 0 ? [] : [...this.#eventsTaken];
-    this.#channel.observer.caughtBehind?.();
-    this.#openCatchUp({ after: cursor });
-    this.#wakeSoon();
+    this.#fallBehind({ after: cursor }, line > 0 ? [] : this.#eventsTaken);
   }
 
   /** No line lies before this entry, so no cursor leads to it: it is kept until it is taken. At most one entry with lines. */
@@ -136,10 +117,23 @@ export class Follower implements Subscription {
       this.#place = { sequence: sequence + 1, line: 0 };
       return;
     }
+    this.#fallBehind({ after: event.cursorAt(event.lines.length - 1) }, []);
+  }
+
+  #fallBehind(start: Start, eventsTaken: readonly LogEvent['type'][]): void {
     this.#place = undefined;
     this.#channel.observer.caughtBehind?.();
-    this.#openCatchUp({ after: event.cursorAt(event.lines.length - 1) });
-    this.#wakeSoon();
+    this.#catchUp = this.#catchUpFrom(start, eventsTaken);
+  }
+
+  #catchUpFrom(start: Start, eventsTaken: readonly LogEvent['type'][]): CatchUp {
+    const { source, clock, limits } = this.#channel;
+    return new CatchUp(start, eventsTaken, {
+      ...{ source, clock, idleMs: limits.catchUpIdleMs },
+      onReady: () => {
+        this.wake();
+      },
+    });
   }
 
   #isReadable(): boolean {
@@ -152,8 +146,8 @@ export class Follower implements Subscription {
     if (this.#joinRing()) {
       return this.#isReadable();
     }
-    this.#pull();
-    return this.#catchUp?.ready !== undefined || this.#catchUp?.failure !== undefined;
+    this.#catchUp?.pull();
+    return this.#catchUp?.isReady === true;
   }
 
   #nextOfRing(place: RingPlace): Chunk | undefined {
@@ -176,18 +170,11 @@ export class Follower implements Subscription {
     if (place !== undefined) {
       return this.#nextOfRing(place);
     }
-    const catchUp = this.#catchUp;
-    if (catchUp?.failure !== undefined) {
-      throw catchUp.failure.error;
-    }
-    const event = catchUp?.ready;
-    if (catchUp === undefined || event === undefined) {
-      this.#pull();
+    const event = this.#catchUp?.take();
+    if (event === undefined) {
       return undefined;
     }
-    catchUp.ready = undefined;
     this.#onTaken(event);
-    this.#lastCursor = event.type === 'lines' ? event.cursorAt(event.lines.length - 1) : undefined;
     return new RingEntry(event).chunk(0);
   }
 
@@ -202,11 +189,8 @@ export class Follower implements Subscription {
 
   /** Back to the ring, if the line taken last is one of its lines. */
   #joinRing(): RingPlace | undefined {
-    const cursor = this.#lastCursor;
-    if (cursor === undefined || this.#eventsToSkip.length > 0) {
-      return undefined;
-    }
-    const place = this.#channel.ring.placeAfter(cursor);
+    const cursor = this.#catchUp?.lastCursor;
+    const place = cursor === undefined ? undefined : this.#channel.ring.placeAfter(cursor);
     if (place !== undefined) {
       this.#closeCatchUp();
       this.#place = place;
@@ -216,59 +200,8 @@ export class Follower implements Subscription {
     return place;
   }
 
-  #openCatchUp(start: Start): void {
-    const abort = new AbortController();
-    const iterator = this.#channel.source.open(start, abort.signal)[Symbol.asyncIterator]();
-    this.#catchUp = { abort, iterator, isPulling: false, ready: undefined, failure: undefined };
-  }
-
   #closeCatchUp(): void {
-    const catchUp = this.#catchUp;
+    this.#catchUp?.close();
     this.#catchUp = undefined;
-    catchUp?.abort.abort();
-    void catchUp?.iterator.return?.().catch(ignoreAfterClose);
   }
-
-  #pull(): void {
-    const catchUp = this.#catchUp;
-    if (catchUp !== undefined && !catchUp.isPulling && catchUp.ready === undefined && catchUp.failure === undefined) {
-      catchUp.isPulling = true;
-      void this.#pullOne(catchUp);
-    }
-  }
-
-  async #pullOne(catchUp: CatchUp): Promise<void> {
-    try {
-      for (;;) {
-        const next = await catchUp.iterator.next();
-        if (next.done === true) {
-          break;
-        }
-        if (!this.#isAlreadyTaken(next.value)) {
-          catchUp.ready = next.value;
-          break;
-        }
-      }
-    } catch (error) {
-      catchUp.failure = { error };
-    }
-    catchUp.isPulling = false;
-    if (this.#catchUp === catchUp) {
-      this.wake();
-    }
-  }
-
-  #isAlreadyTaken(event: LogEvent): boolean {
-    const index = this.#eventsToSkip.indexOf(event.type);
-    if (event.type === 'lines' || index === -1) {
-      this.#eventsToSkip = [];
-      return false;
-    }
-    this.#eventsToSkip.splice(index, 1);
-    return true;
-  }
-}
-
-function ignoreAfterClose(): void {
-  // The stream was given up on purpose; how it ended does not matter any more.
 }

@@ -111,10 +111,15 @@ class Log {
   }
 }
 
-function lab(log: Log, limits: Partial<HubLimits> = {}, observer?: HubObserver): { hub: Hub; clock: FakeClock } {
+function lab(
+  log: Log,
+  limits: Partial<HubLimits> = {},
+  observer?: HubObserver,
+  batchLines?: number,
+): { hub: Hub; clock: FakeClock } {
   const clock = new FakeClock();
   const hub = createHub({
-    sourceFor: () => log.source(),
+    sourceFor: () => log.source(batchLines),
     clock,
     // Nobody is waited for, but where a test says so.
     limits: { patienceMs: 0, ...limits },
@@ -123,9 +128,8 @@ function lab(log: Log, limits: Partial<HubLimits> = {}, observer?: HubObserver):
   return { hub, clock };
 }
 
-/** What `next()` gives until it gives nothing, as texts; events as `<type>`. */
-function take(subscription: Subscription, chunksMax = Number.POSITIVE_INFINITY): string[] {
-  const texts: string[] = [];
+/** What `next()` gives until it gives nothing, as texts, added to `texts`; events as `<type>`. */
+function take(subscription: Subscription, chunksMax = Number.POSITIVE_INFINITY, texts: string[] = []): string[] {
   for (let count = 0; count < chunksMax; count += 1) {
     const chunk = subscription.next();
     if (chunk === undefined) {
@@ -145,12 +149,11 @@ async function readable(subscription: Subscription): Promise<void> {
   });
 }
 
-async function drain(subscription: Subscription): Promise<string[]> {
-  const texts: string[] = [];
+async function drain(subscription: Subscription, texts: string[] = []): Promise<string[]> {
   for (let idle = 0; idle < 3;) {
-    const taken = take(subscription);
-    texts.push(...taken);
-    idle = taken.length > 0 ? 0 : idle + 1;
+    const before = texts.length;
+    take(subscription, Number.POSITIVE_INFINITY, texts);
+    idle = texts.length > before ? 0 : idle + 1;
     // Asks, as an owner does: a stream of its own is pulled only then.
     void readable(subscription);
     await settle();
@@ -449,7 +452,190 @@ test('hub: closing wakes who waits, and gives everything back', async () => {
   assert.equal(log.open, 0);
 });
 
+/** A subscription that reads on by a stream of its own from line `after` on, behind one that has everything. */
+async function lagging(log: Log, after: number): Promise<{ hub: Hub; clock: FakeClock; slow: Subscription }> {
+  const { hub, clock } = lab(log, { ringLinesMax: 4, catchUpIdleMs: 2000 });
+  await drain(hub.subscribe('a', { tail: 1000 }));
+  return { hub, clock, slow: hub.subscribe('a', { after: `c${after}` }) };
+}
+
+test('hub: a stream of its own is opened when it is asked, closed when nothing is taken from it, and opened again where it was left', async () => {
+  const log = new Log();
+  log.write(...numbered(0, 99));
+  const { hub, clock, slow } = await lagging(log, 9);
+  await clock.advance(10_000);
+  assert.equal(log.open, 1, 'nobody has asked yet');
+  await readable(slow);
+  assert.deepEqual(take(slow, 1), numbered(10, 12));
+  await clock.advance(1999);
+  assert.equal(log.open, 2);
+  await clock.advance(1);
+  assert.deepEqual([log.open, clock.pending], [1, 0], 'closed, and no timer is left');
+
+  await readable(slow);
+  await clock.advance(1999);
+  assert.equal(log.open, 2, 'a batch waits');
+  await clock.advance(1);
+  assert.deepEqual([log.open, clock.pending], [1, 0]);
+  assert.deepEqual(take(slow), [], 'it is read again');
+  assert.deepEqual(await drain(slow), numbered(13, 99));
+  assert.deepEqual([log.open, clock.pending], [1, 0], 'back in the ring');
+  hub.close();
+});
+
+test('hub: a stream of its own that is taken from now and then, or has nothing to give, stays open', async () => {
+  const log = new Log();
+  log.write(...numbered(0, 99));
+  const { hub, clock, slow } = await lagging(log, 9);
+  const opens = log.opens;
+  for (let from = 10; from < 90; from += 3) {
+    await readable(slow);
+    await clock.advance(1500);
+    assert.deepEqual(take(slow, 1), numbered(from, from + 2));
+  }
+  assert.equal(log.opens, opens + 1);
+  hub.close();
+  await settle();
+
+  const held = lab(log, { ringLinesMax: 4, catchUpIdleMs: 2000 });
+  held.hub.subscribe('a', { tail: 90 });
+  await settle();
+  const ahead = held.hub.subscribe('a', { after: 'c95' });
+  assert.deepEqual(await drain(ahead), numbered(96, 99));
+  const opensBefore = log.opens;
+  await held.clock.advance(60_000);
+  assert.deepEqual([log.open, log.opens], [2, opensBefore], 'the ring stands still, and this one waits for a line');
+  const waiting = readable(ahead);
+  log.write('100');
+  await waiting;
+  assert.deepEqual(await drain(ahead), ['100']);
+  held.hub.close();
+  await settle();
+
+  const quiet = lab(log);
+  void quiet.hub.subscribe('a', { tail: 50 });
+  await settle();
+  // The backlog is still read, so this one has to ask for itself.
+  const [none, few] = [quiet.hub.subscribe('a', { tail: 0 }), quiet.hub.subscribe('a', { tail: 2 })];
+  const woken = readable(none);
+  await readable(few);
+  await quiet.clock.advance(60_000);
+  assert.equal(log.open, 3);
+  log.write(...numbered(101, 109));
+  await woken;
+  assert.deepEqual(await drain(none), numbered(101, 109));
+  assert.deepEqual(await drain(few), numbered(99, 109), 'the last lines as they were when it asked');
+  quiet.hub.close();
+});
+
+test('hub: events around which a stream of its own was closed are given exactly once and in order', async () => {
+  const events = ['10', '<gap>', '<restart>', '<restart>', '11', '12', '<gap>'];
+  for (let stallAfter = 0; stallAfter <= events.length; stallAfter += 1) {
+    for (const isAsked of [true, false]) {
+      const log = new Log();
+      log.write(...numbered(0, 10));
+      log.event({ type: 'gap', lines: 3, cause: 'expired' });
+      log.event({ type: 'restart', cause: 'container' });
+      log.event({ type: 'restart', cause: 'pod' });
+      log.write('11', '12');
+      log.event({ type: 'gap', lines: undefined, cause: 'rotated' });
+      log.write(...numbered(13, 30));
+      const { hub, clock, slow } = await lagging(log, 9);
+      log.event({ type: 'end' });
+      const texts: string[] = [];
+      while (texts.length < stallAfter) {
+        await readable(slow);
+        texts.push(...take(slow, 1));
+      }
+      if (isAsked) await readable(slow);
+      await clock.advance(5000);
+      assert.equal(log.open, 0, 'the upstream has ended');
+      assert.equal(log.opens, stallAfter > 0 || isAsked ? 2 : 1, 'it had a stream of its own');
+      // Once more, at the same place.
+      await readable(slow);
+      await clock.advance(5000);
+      texts.push(...(await drain(slow)));
+      assert.deepEqual(texts, [...events, ...numbered(13, 30), '<end>'], `stalled after ${stallAfter}`);
+      assert.equal(slow.next(), undefined);
+      hub.close();
+      await settle();
+      assert.deepEqual([log.open, clock.pending], [0, 0]);
+    }
+  }
+});
+
+test('hub: a large batch is given in pieces, and what is left of it is dropped with its stream', async () => {
+  const log = new Log();
+  log.write(...numbered(0, 4999));
+  const { hub, clock } = lab(log, { ringLinesMax: 100 }, {}, 5000);
+  await drain(hub.subscribe('a', { tail: 5000 }));
+  const slow = hub.subscribe('a', { after: 'c99' });
+  await readable(slow);
+  assert.deepEqual(take(slow, 2), numbered(100, 100 + 2 * 512 - 1));
+  await clock.advance(2000);
+  assert.equal(log.open, 1);
+  assert.deepEqual(take(slow), []);
+  assert.deepEqual(await drain(slow), numbered(100 + 2 * 512, 4999));
+  hub.close();
+});
+
+test('hub: who goes while its stream is closed, is pulled or waits gives everything back', async () => {
+  for (const stage of ['closed', 'pulled', 'waits'] as const) {
+    const log = new Log();
+    log.write(...numbered(0, 99));
+    const { hub, clock, slow } = await lagging(log, 9);
+    await readable(slow);
+    take(slow, 1);
+    if (stage === 'closed') await clock.advance(2000);
+    if (stage !== 'closed') void slow.whenReadable(() => undefined);
+    if (stage === 'waits') await settle();
+    slow.close();
+    await settle();
+    assert.deepEqual([log.open, clock.pending], [1, 0], stage);
+    hub.close();
+  }
+});
+
+test('hub: what the source throws for good reaches who comes back to a closed stream', async () => {
+  const log = new Log();
+  log.write(...numbered(0, 99));
+  const { hub, clock, slow } = await lagging(log, 9);
+  await readable(slow);
+  take(slow, 1);
+  await clock.advance(2000);
+  log.failure = new Error('gone for good');
+  await readable(slow);
+  assert.throws(() => slow.next(), /gone for good/);
+  await clock.advance(5000);
+  assert.throws(() => slow.next(), /gone for good/, 'as often as it is asked');
+  hub.close();
+});
+
+test('hub: who waits for an entry that is dropped before its turn in the sweep is woken for it all the same', async () => {
+  const log = new Log();
+  // Each batch is more than the ring may hold: the first to take it has it dropped.
+  const { hub } = lab(log, { ringLinesMax: 2 });
+  const texts: Record<'a' | 'b' | 'c', string[]> = { a: [], b: [], c: [] };
+  const follow = (name: keyof typeof texts, subscription: Subscription): void => {
+    const onWake = (): void => {
+      texts[name].push(...take(subscription));
+      assert.equal(subscription.whenReadable(onWake), false);
+    };
+    onWake();
+  };
+  for (const name of ['a', 'b', 'c'] as const) follow(name, hub.subscribe('a', { tail: 10 }));
+  for (let from = 0; from < 30; from += 3) {
+    await settle();
+    log.write(...numbered(from, from + 2));
+  }
+  await settle();
+  const all = numbered(0, 29);
+  assert.deepEqual(texts, { a: all, b: all, c: all });
+});
+
 type Action =
+  | { readonly do: 'pause'; readonly ms: number }
+  | { readonly do: 'fault' }
   | { readonly do: 'write'; readonly count: number }
   | { readonly do: 'event'; readonly type: 'restart' | 'gap' }
   | { readonly do: 'join'; readonly tail: number }
@@ -471,6 +657,8 @@ const actionArbitrary: fc.Arbitrary<Action> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('resume' as const, 'leave' as const), who }) },
   { weight: 6, arbitrary: fc.record({ do: fc.constant('take' as const), who, chunks: fc.constantFrom(1, 1, 2, 100) }) },
   { weight: 4, arbitrary: fc.constant({ do: 'settle' as const }) },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant('pause' as const), ms: fc.constantFrom(1000, 2000, 5000) }) },
+  { weight: 1, arbitrary: fc.constant({ do: 'fault' as const }) },
 );
 
 test('hub: whoever comes, goes or lags, each sees one unbroken run of the log, and memory stays bounded', async () => {
@@ -486,10 +674,10 @@ test('hub: whoever comes, goes or lags, each sees one unbroken run of the log, a
 
 async function playHub(actions: Action[], ringLinesMax: number): Promise<void> {
   const log = new Log();
-  const { hub } = lab(log, { ringLinesMax });
-  const sessions: { subscription: Subscription; texts: string[]; isOpen: boolean }[] = [];
+  const { hub, clock } = lab(log, { ringLinesMax, catchUpIdleMs: 2000 });
+  const sessions: Session[] = [];
   const join = (start: Start, texts: string[]): void => {
-    sessions.push({ subscription: hub.subscribe('a', start), texts, isOpen: true });
+    sessions.push({ subscription: hub.subscribe('a', start), texts, isOpen: true, hasFailed: false });
   };
   let written = 0;
   for (const action of actions) {
@@ -522,8 +710,20 @@ async function playHub(actions: Action[], ringLinesMax: number): Promise<void> {
         break;
       }
       case 'take':
-        session?.texts.push(...take(session.subscription, action.chunks));
-        if (session !== undefined) void readable(session.subscription);
+        if (session === undefined) {
+          break;
+        }
+        await untilFault(session, () => take(session.subscription, action.chunks, session.texts));
+        void readable(session.subscription);
+        break;
+      case 'pause':
+        await clock.advance(action.ms);
+        break;
+      case 'fault':
+        log.failure = fault;
+        log.wake();
+        await settle();
+        log.failure = undefined;
         break;
       case 'settle':
         await settle();
@@ -535,12 +735,39 @@ async function playHub(actions: Action[], ringLinesMax: number): Promise<void> {
   log.event({ type: 'end' });
   const all = log.entries.map((entry) => ('text' in entry ? entry.text : `<${entry.type}>`));
   for (const each of sessions.filter((one) => one.isOpen)) {
-    each.texts.push(...(await drain(each.subscription)));
-    assert.deepEqual(each.texts, all.slice(all.length - each.texts.length), 'a suffix of the log');
+    await untilFault(each, () => drain(each.subscription, each.texts));
+    if (!each.hasFailed) {
+      assert.deepEqual(each.texts, all.slice(all.length - each.texts.length), 'a suffix of the log');
+    }
+  }
+  for (const { texts, hasFailed } of sessions) {
+    const isRun = all.some((_, from) => texts.every((text, index) => all[from + index] === text));
+    assert.ok(!hasFailed || isRun, `a run of the log: ${texts.join()}`);
   }
   hub.close();
   await settle();
-  assert.equal(log.open, 0);
+  assert.deepEqual([log.open, clock.pending], [0, 0]);
+}
+
+interface Session {
+  readonly subscription: Subscription;
+  readonly texts: string[];
+  isOpen: boolean;
+  hasFailed: boolean;
+}
+
+const fault = new Error('The source is gone for good');
+
+/** What the source threw ends a session, as it ends a socket. */
+async function untilFault(session: Session, run: () => unknown): Promise<void> {
+  try {
+    await run();
+  } catch (error) {
+    assert.equal(error, fault);
+    session.subscription.close();
+    session.isOpen = false;
+    session.hasFailed = true;
+  }
 }
 
 test("hub: a later client of a log that never pauses gets its own last lines, not the earlier client's", async () => {

@@ -9,6 +9,9 @@
  * those that do not fall out of the ring; each then reads on by its own stream from the source, at its own pace, and returns to the ring
  * when the line it has just taken is exactly a line of the ring: no gap and no duplicate by construction, whatever the order of cursors.
  * If none keeps up, the pump waits, and the pressure reaches the source.
+ *
+ * Such a stream is open only while it is read: one that nothing is taken from for a while is closed, and opened again at its position (catchup.ts).
+ * So a subscription that does not read is a position and nothing else.
  */
 import type { Clock } from '../runtime/clock.ts';
 import { Channel } from './channel.ts';
@@ -24,6 +27,11 @@ export const hubLimits = {
    * each that falls out reads the log once more from the source. One that does not read costs the others this once, and then is out.
    */
   patienceMs: 200,
+  /**
+   * How long a subscription's own stream stays open that nothing is taken from. After as long a pause the source of `kubernetes` would not trust it
+   * any more anyway. A client that takes less than its send buffer in this time has a stream opened for each time that the buffer is empty.
+   */
+  catchUpIdleMs: 2000,
   /** How long an upstream stays open without a subscription, so that a reconnect is cheap. */
   lingerMs: 2000,
   /** An upstream that had nothing to give for so long has given its backlog. */

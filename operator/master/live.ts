@@ -8,8 +8,8 @@
  * - `socket.write` keeps order, and nothing else writes to the socket.
  * - After ws has written a close frame its `readyState` is not OPEN, and nothing is written here any more.
  *
- * Memory: a socket holds at most `sendBufferBytesMax` plus one batch (or one frame, where a single line is larger). It is not pulled for until
- * that has drained, so a client that does not read costs no more than one that does, and loses nothing: its position waits in the subscription.
+ * Memory: a socket holds at most `sendBufferBytesMax` plus the frames of one piece (logs/pieces.ts; or one frame, where a single line is larger). It is not
+ * pulled for until that has drained, so a client that does not read costs no more than one that does, and loses nothing: its position waits in the subscription.
  */
 import type { Socket } from 'node:net';
 import { OperatorError, messageOf } from '../errors.ts';

@@ -17,13 +17,16 @@ export class Crowd {
     for (const { socket, isOpen } of this.#members) if (isOpen) socket?.write(pong);
   }, pongIntervalMs);
 
-  /** Adds clients until there are `count`. Rejects if one is not upgraded. */
-  async grow(url: string, { count, token }: { count: number; token?: string }): Promise<void> {
+  /** Adds clients until there are `count`; with `isPaused` they take nothing from the first frame on. Rejects if one is not upgraded. */
+  async grow(
+    url: string,
+    { count, token, isPaused = false }: { count: number; token?: string; isPaused?: boolean },
+  ): Promise<void> {
     const opening = new Set<Promise<void>>();
     while (this.#members.length < count) {
       const member = new Member();
       this.#members.push(member);
-      const opened = member.open(url, token).finally(() => opening.delete(opened));
+      const opened = member.open(url, token, isPaused).finally(() => opening.delete(opened));
       opening.add(opened);
       if (opening.size >= openingMax) await Promise.race(opening);
     }
@@ -69,7 +72,7 @@ class Member {
   isOpen = false;
   latencies: number[] | undefined;
 
-  async open(url: string, token: string | undefined): Promise<void> {
+  async open(url: string, token: string | undefined, isPaused: boolean): Promise<void> {
     const { hostname, port, pathname, search } = new URL(url);
     const { promise, resolve, reject } = Promise.withResolvers<undefined>();
     const socket = connect(Number(port), hostname);
@@ -85,6 +88,7 @@ class Member {
       if (end === -1) return;
       this.isOpen = head.startsWith('HTTP/1.1 101 ');
       this.bytes += head.length - end - 4;
+      if (this.isOpen && isPaused) socket.pause();
       if (this.isOpen) resolve(undefined);
       else reject(new Error(`No upgrade: ${head.slice(0, head.indexOf('\r\n'))}`));
     });
