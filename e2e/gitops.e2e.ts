@@ -257,11 +257,6 @@ describe('what is applied from Git', () => {
   });
 
   test('wins over commands where it says the same field, and the commands say so', async () => {
-    const owner = {
-      'kubectl-apply': 'the manifest that it was applied from',
-      argocd: 'argocd-controller',
-      flux: 'kustomize-controller',
-    };
     for (const [tool, where] of synced) {
       const ticker = inGit('ticker');
       const pinned = {
@@ -289,7 +284,37 @@ describe('what is applied from Git', () => {
       );
     }
   });
+
+  test('wins over commands that change or delete all of an object, and the commands say so', async () => {
+    for (const [tool, where] of synced) {
+      const name = `${where.name}/match`;
+      const { spec = {} } = await where.get('instanceconfiguration', 'match');
+      const apply = async (changed: object): Promise<string> =>
+        command(`config apply ${name} ${JSON.stringify({ ...spec, ...changed })}`);
+      const note = `Note: the spec is also set by ${owner[tool]}, which may set it back`;
+      // Git says nothing of it.
+      assert.doesNotMatch(await apply({ maxUnavailable: 2 }), /Note/, tool);
+      const changed = await apply({ minimumServiceCount: 0 });
+      assert.ok(changed.includes(note), changed);
+      const force = tool === 'kubectl-apply' ? [] : ['--force-conflicts'];
+      await sync(tool, manifestsOf(tool), force);
+      const deleted = [await command(`config delete ${name}`), await command(`instance delete ${where.name}/ticker`)];
+      for (const text of deleted)
+        assert.ok(text.includes(`is applied by ${owner[tool]}, which may make it again`), text);
+      for (const kind of ['instanceconfiguration/match', 'instance/ticker'])
+        await where.kubectl(['wait', '--for=delete', kind, '--timeout=60s']);
+      await sync(tool, manifestsOf(tool), force);
+      await untilSettled(where, manifestsOf(tool));
+    }
+  });
 });
+
+/** Who is said to apply what each of the ways has applied. */
+const owner: Readonly<Record<ToolName, string>> = {
+  'kubectl-apply': 'the manifest that it was applied from',
+  argocd: 'argocd-controller',
+  flux: 'kustomize-controller',
+};
 
 /** In the form of `managedFields`. */
 const ownFields = {

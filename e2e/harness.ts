@@ -242,23 +242,63 @@ export interface Seen<T> {
   readonly atMs: number;
 }
 
-/** A watch on one resource of a namespace by `kubectl get --raw`: all that happened since it was opened, in order. */
+interface Answered<T> {
+  readonly type: Seen<T>['type'] | 'ERROR';
+  readonly object: T;
+}
+
+/**
+ * A watch on one resource of a namespace by `kubectl get --raw`: all that happened since it was opened, in order. The server ends watches, those of a
+ * custom resource at each change of its definition: it goes on behind what it has seen. Only where the server no longer knows that far back is a deletion missed.
+ */
 export class Watch<T extends KubeObject> {
   readonly history: Seen<T>[] = [];
   readonly #what: string;
-  readonly #child: ChildProcess;
+  readonly #cluster: Cluster;
+  readonly #path: string;
   readonly #waiting = new Set<() => void>();
+  #child: ChildProcess;
+  #isStopped = false;
 
   /** `path` is that of the collection. */
   constructor(cluster: Cluster, path: string) {
     this.#what = path.slice(path.lastIndexOf('/') + 1);
-    const { child, stdout } = kubectlStream(cluster, ['get', '--raw', `${path}?watch=true`]);
-    this.#child = child;
-    createInterface({ input: stdout }).on('line', (line) => {
-      const event = JSON.parse(line) as Omit<Seen<T>, 'atMs'>;
-      this.history.push({ ...event, atMs: Date.now() });
-      for (const wake of this.#waiting) wake();
+    this.#cluster = cluster;
+    this.#path = path;
+    this.#child = this.#open();
+  }
+
+  #open(since?: string): ChildProcess {
+    const query = since === undefined ? 'watch=true' : `watch=true&resourceVersion=${since}`;
+    const { child, stdout } = kubectlStream(this.#cluster, ['get', '--raw', `${this.#path}?${query}`]);
+    let next = since;
+    const lines = createInterface({ input: stdout });
+    lines.on('line', (line) => {
+      const { type, object } = JSON.parse(line) as Answered<T>;
+      if (type === 'ERROR') {
+        next = undefined;
+        return;
+      }
+      next = object.metadata.resourceVersion;
+      this.#note(type, object);
     });
+    lines.once('close', () => {
+      if (this.#isStopped) return;
+      setTimeout(() => {
+        if (!this.#isStopped) this.#child = this.#open(next);
+      }, pollMs).unref();
+    });
+    return child;
+  }
+
+  /** Opened anew from the beginning, a watch begins with all that there is. */
+  #note(type: Seen<T>['type'], object: T): void {
+    const { name, uid, resourceVersion } = object.metadata;
+    const known = this.now(name)?.metadata;
+    if (type === 'ADDED' && known?.uid === uid && known?.resourceVersion === resourceVersion) return;
+    const isKnown = type === 'ADDED' && known !== undefined && known.uid === uid;
+    this.history.push({ type: isKnown ? 'MODIFIED' : type, object, atMs: Date.now() });
+    for (const wake of this.#waiting) wake();
   }
 
   /** What happened to one object. */
@@ -287,6 +327,7 @@ export class Watch<T extends KubeObject> {
   }
 
   stop(): void {
+    this.#isStopped = true;
     this.#child.kill();
   }
 

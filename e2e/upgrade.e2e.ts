@@ -22,6 +22,7 @@ import {
   ResumingClient,
 } from './live-harness.ts';
 import type { LiveSocket, World } from './live-harness.ts';
+import { judge } from './gitops/judge.ts';
 import { installRelease, releaseName, releaseNamespace } from './release.ts';
 import {
   countingScriptWith,
@@ -287,7 +288,8 @@ async function conditionsAreRight(): Promise<void> {
     const ready = condition(object, 'Ready');
     assert.equal(ready?.status, 'True', `${who}: ${JSON.stringify(object.status)}`);
     assert.equal(ready.observedGeneration, object.metadata.generation, who);
-    for (const type of ['Reconciling', 'Stalled']) assert.notEqual(condition(object, type)?.status, 'True', who);
+    for (const type of ['Reconciling', 'Stalled', 'SidecarUnsupported'])
+      assert.notEqual(condition(object, type)?.status, 'True', who);
   }
 }
 
@@ -371,6 +373,30 @@ test('upgrade: Instances that are new or restarted have the sidecar of this tree
     assert.equal(await sidecarOf(runtime), present, runtime);
   }
   await exact('restart into the sidecar of this tree');
+});
+
+test('upgrade: a pod whose sidecar is of a protocol that nobody speaks any more: its Instance says so and stays what it is, until it is restarted', async () => {
+  const isRefused = (object: InstanceObject): boolean => condition(object, 'SidecarUnsupported')?.status === 'True';
+  const pod = await podOf(world, 'tmux');
+  await untouched(async () => {
+    // As a pod looks that a release made whose protocol has been dropped since.
+    await world.kubectl(['label', 'pod', pod, 'ringmaster.dev/sidecar-protocol=0', '--overwrite']);
+    const said = condition(await instances.until('tmux', isRefused), 'SidecarUnsupported');
+    assert.equal(said?.reason, 'SidecarTooOld');
+    assert.match(said.message, /its sidecar speaks protocol 0, this Ringmaster 1 to 2\. Restart the Instance\.$/);
+  });
+  const object = JSON.parse(await world.kubectl(['get', 'instance', 'tmux', '-o', 'json'])) as InstanceObject;
+  const [verdict] = await judge(world.cluster, [{ object }]);
+  assert.deepEqual([verdict?.kstatus.status, verdict?.health.status], ['Current', 'Healthy']);
+  assert.match(await world.kubectl(['get', 'instances', '-o', 'wide']), /^tmux\b.* SidecarTooOld /m);
+  const selector = 'involvedObject.name=tmux,reason=SidecarTooOld';
+  const events = await world.kubectl(['get', 'events', `--field-selector=${selector}`, '-o', 'name']);
+  assert.equal(events.trim().split('\n').length, 1, events);
+  const livesBefore = ledgers.tmux.lives;
+  await world.kubectl(['annotate', 'instance', 'tmux', 'ringmaster.dev/restarted-at=protocol']);
+  await eventually('tmux to live again', () => Promise.resolve(ledgers.tmux.lives === livesBefore + 1));
+  await instances.until('tmux', (seen) => isOnline(seen) && !isRefused(seen));
+  await exact('restart of what was refused');
 });
 
 test('upgrade: rolled back, the release before serves pods with newer sidecars; then upgraded again', async () => {

@@ -28,6 +28,9 @@ export const podSequenceAnnotation = `${group}/pod-sequence`;
 /** On a pod that is being stopped: the stop command was written to its standard input (it is never written twice). */
 export const stopCommandSentAnnotation = `${group}/stop-command-sent`;
 
+/** On a pod: the newest version of the sidecar's protocol that the release spoke which made it. Absent: 1. */
+export const sidecarProtocolLabel = `${group}/sidecar-protocol`;
+
 /** Name of the InstanceConfiguration that an Instance is of; on Instances, pods and Services. */
 export const configurationLabel = `${group}/configuration`;
 /** On an Instance that the loop made for a configuration's floor; only these are removed when the floor is lowered. */
@@ -59,8 +62,11 @@ export const templatesContainer = 'ringmaster-templates';
 /** Readiness gate, and its condition, of a pod whose log the operator itself reads for `readiness.logPattern`. */
 export const logPatternGate = `${group}/log-pattern`;
 
-/** Condition types, as kstatus reads them: Ready sums up; Reconciling and Stalled are true only when something is wrong or under way. */
-export const conditionTypes = ['Ready', 'Reconciling', 'Stalled'] as const;
+/**
+ * Condition types. kstatus reads three: Ready sums up; Reconciling and Stalled are true only when something is wrong or under way. It passes over
+ * SidecarUnsupported, which is there only while it is true: the program runs, and nobody can read its log or type.
+ */
+export const conditionTypes = ['Ready', 'Reconciling', 'Stalled', 'SidecarUnsupported'] as const;
 export type ConditionType = (typeof conditionTypes)[number];
 
 /** Condition and Event reasons. Each is one word for one cause. */
@@ -104,6 +110,9 @@ export const reasons = [
   'UnknownCommand',
   'CommandFailed',
   'Interrupted',
+  // Beside whatever else is: the program runs on
+  'SidecarTooOld',
+  'SidecarTooNew',
   // Events only
   'PodCreated',
   'PodReplaced',

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { deriveKey } from './protocol.ts';
+import { deriveKey, protocolVersions, versionFault, versionWords } from './protocol.ts';
 import { parseLogQuery } from './query.ts';
 import { parseLines } from './stdin.ts';
 import { parseWorkload } from './status.ts';
@@ -62,4 +62,13 @@ test('parseWorkload: believes the pipe before the launcher, and only numbers', (
   assert.equal(parseWorkload(text, false).signal, 'SIGSEGV');
   assert.equal(parseWorkload('', false).state, 'waiting');
   assert.equal(parseWorkload('starts=x\ncode=-1; rm\n', false).exitCode, null);
+});
+
+test('versionFault: neighbours have a version in common, those further apart have none', () => {
+  const range = { current: 3, oldest: 2 };
+  const faults = [1, 2, 3, 4, 5].map((newest) => versionFault(newest, range));
+  assert.deepEqual(faults, ['too old', undefined, undefined, undefined, 'too new']);
+  assert.equal(versionFault(NaN, range), undefined, 'what nobody knows is no fault');
+  assert.equal(versionWords(1, range), 'its sidecar speaks protocol 1, this Ringmaster 2 to 3');
+  assert.equal(protocolVersions.oldest, protocolVersions.current - 1, 'as the other side counts on');
 });

@@ -212,6 +212,21 @@ export function versionIn(header: string | string[] | undefined): number {
   return typeof header === 'string' && /^\d{1,4}$/.test(header) ? Number(header) : NaN;
 }
 
+/** Why a sidecar whose newest version is `newest` has none in common with a caller of `range`; undefined: it has one. It speaks the one before its newest too. */
+export function versionFault(
+  newest: number,
+  range: VersionRange = protocolVersions,
+): 'too old' | 'too new' | undefined {
+  if (newest < range.oldest) return 'too old';
+  return newest - 1 > range.current ? 'too new' : undefined;
+}
+
+/** Both sides of such a fault, in words that a sentence goes on with. */
+export function versionWords(newest: number, { current, oldest }: VersionRange = protocolVersions): string {
+  const spoken = oldest === current ? `${current}` : `${oldest} to ${current}`;
+  return `its sidecar speaks protocol ${newest}, this Ringmaster ${spoken}`;
+}
+
 /** The PSK identity of an Instance's sidecar. */
 export function identityOf(instanceUid: string): string {
   return instanceUid;

@@ -89,6 +89,13 @@ export const kinds: readonly Kind[] = [
       { name: 'Ready', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].status' },
       { name: 'Restarts', type: 'integer', jsonPath: '.status.restarts' },
       age,
+      {
+        name: 'Sidecar',
+        type: 'string',
+        jsonPath: '.status.conditions[?(@.type=="SidecarUnsupported")].reason',
+        description: 'Why its log cannot be read, where its sidecar and this release have no protocol in common.',
+        priority: 1,
+      },
       { name: 'Address', type: 'string', jsonPath: '.status.hostAddress', priority: 1 },
       reason,
       { name: 'Image', type: 'string', jsonPath: '.spec.image', priority: 1 },

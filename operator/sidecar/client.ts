@@ -21,6 +21,7 @@ import {
   protocolVersions,
   tlsOptions,
   versionIn,
+  versionWords,
 } from '../../sidecar/protocol.ts';
 import type { SidecarErrorCode, SidecarStatus, VersionRange } from '../../sidecar/protocol.ts';
 import { BodyBytes } from './bytes.ts';
@@ -109,11 +110,10 @@ export class SidecarVersionError extends Error {
   /** A sidecar that is too old does not know that: it has done what it was asked. */
   readonly mayHaveActed: boolean;
 
-  constructor(version: number, { current, oldest }: VersionRange) {
-    const spoken = oldest === current ? `${current}` : `${oldest} to ${current}`;
-    super(`its sidecar speaks protocol ${version}, this Ringmaster ${spoken}: restart the instance`);
+  constructor(version: number, range: VersionRange) {
+    super(`${versionWords(version, range)}: restart the instance`);
     this.name = 'SidecarVersionError';
-    this.mayHaveActed = version < oldest;
+    this.mayHaveActed = version < range.oldest;
   }
 }
 

@@ -69,12 +69,13 @@ export function createdBy(object: object): Managers {
   return new Map([[updateManager, new Set(ownableFields(object).keys())]]);
 }
 
-/** Enough of `metadata.managedFields` to see that it is there. */
+/** Enough of `metadata.managedFields` to see who owns what, and when that changes; the server nests the fields. */
 export function describeManagers(managers: Managers): unknown[] {
-  return [...managers.keys()].map((name) => {
+  return [...managers].map(([name, fields]) => {
     const [manager, subresource] = name.split('/status');
     const operation = name === updateManager ? 'Update' : 'Apply';
-    return { manager, operation, ...(subresource === undefined ? {} : { subresource: 'status' }) };
+    const fieldsV1 = Object.fromEntries([...fields].sort().map((field) => [field, {}]));
+    return { manager, operation, fieldsV1, ...(subresource === undefined ? {} : { subresource: 'status' }) };
   });
 }
 

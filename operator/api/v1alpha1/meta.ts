@@ -54,7 +54,12 @@ export const stringMap = z.record(z.string().max(317), z.string().max(4096)).met
 
 export const condition = z
   .object({
-    type: z.string().max(316).describe('What this condition is about: Ready, Reconciling or Stalled.'),
+    type: z
+      .string()
+      .max(316)
+      .describe(
+        'What this condition is about: Ready, Reconciling or Stalled; of an Instance SidecarUnsupported too, while it is True.',
+      ),
     status: z.enum(['True', 'False', 'Unknown']).describe('Whether it holds.'),
     reason: z.string().min(1).max(64).describe('The cause, in one word.'),
     message: z.string().max(32768).describe('The cause, in a sentence.'),

@@ -5,17 +5,9 @@ import { consoleFieldManager, consoleRestartFieldManager, restartedAtAnnotation 
 import { isReason } from '../../runtime/client.ts';
 import type { ApiError, Client } from '../../runtime/client.ts';
 import { CommandFault } from './fault.ts';
+import { isOurs, readManifest, withFile } from './owners.ts';
 
 type DesiredState = InstanceSpec['desiredState'];
-
-/** What kubectl, Argo CD and others leave on what they applied from a file. */
-const lastApplied = 'kubectl.kubernetes.io/last-applied-configuration';
-
-/** The part of a manifest that matters here. */
-interface Manifest {
-  readonly spec?: { readonly desiredState?: unknown };
-  readonly metadata?: { readonly annotations?: Readonly<Record<string, unknown>> | null };
-}
 
 /** Resolves with the names of those that may set it back. Throws a `CommandFault` when the Instance is gone. */
 export async function setDesiredState(
@@ -28,7 +20,7 @@ export async function setDesiredState(
     manager: consoleFieldManager,
     signal,
   });
-  const inFile = readManifest(instance).spec?.desiredState;
+  const inFile = readManifest(instance)?.spec?.desiredState;
   return withFile(others, inFile !== undefined && inFile !== desiredState);
 }
 
@@ -41,7 +33,7 @@ export async function setRestartedAt(
   const fields = { metadata: { annotations: { [restartedAtAnnotation]: restartedAt } } };
   // A manager owns exactly what it applied last: with the one of `desiredState` it would give that up.
   const others = await take(client, instance, { fields, manager: consoleRestartFieldManager, signal });
-  return withFile(others, readManifest(instance).metadata?.annotations?.[restartedAtAnnotation] !== undefined);
+  return withFile(others, readManifest(instance)?.metadata?.annotations?.[restartedAtAnnotation] !== undefined);
 }
 
 async function take(
@@ -76,20 +68,6 @@ async function take(
 function managersIn({ status }: ApiError): string[] | undefined {
   const causes = (status.details?.causes ?? []).filter(({ reason }) => reason === 'FieldManagerConflict');
   if (causes.length === 0) return undefined;
-  const own: readonly string[] = [consoleFieldManager, consoleRestartFieldManager];
   const names = causes.map(({ message = '' }) => /^conflict with "([^"]+)"(?! using)/.exec(message)?.[1]);
-  return [...new Set(names.filter((name) => name !== undefined && !own.includes(name)))] as string[];
-}
-
-function withFile(others: readonly string[], isInFile: boolean): readonly string[] {
-  return others.length === 0 && isInFile ? ['the manifest that it was applied from'] : others;
-}
-
-function readManifest({ metadata }: Instance): Manifest {
-  try {
-    return (JSON.parse(metadata.annotations?.[lastApplied] ?? '{}') as Manifest | null) ?? {};
-  } catch {
-    // Not ours to judge: whatever wrote it wrote no JSON.
-    return {};
-  }
+  return [...new Set(names.filter((name) => name !== undefined && !isOurs(name)))] as string[];
 }

@@ -302,3 +302,15 @@ test('viewPod: a line that matched in an earlier container makes the present one
   assert.deepEqual(second.logPattern, { isTrue: true, isMatched: false });
   assert.equal(second.message, 'The program runs, and no line of its log matches readiness.logPattern yet.');
 });
+
+test('viewPod: which protocol its sidecar speaks; the first release said nothing of it, and without a sidecar there is none', () => {
+  const versionWith = (label: string | undefined, instance = throughSidecar): number | undefined => {
+    const labels = label === undefined ? {} : { 'ringmaster.dev/sidecar-protocol': label };
+    return viewPod(makePod(instance, { metadata: { labels } })).sidecarProtocol;
+  };
+  assert.deepEqual(
+    ['7', undefined, 'seven'].map((label) => versionWith(label)),
+    [7, 1, NaN],
+  );
+  assert.equal(versionWith('7', makeInstance()), undefined);
+});

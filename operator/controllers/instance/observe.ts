@@ -1,11 +1,12 @@
 /** What a pod says of the program in it. Pure; the only place that reads a pod's status. */
-import { paths, runtimeMissingExitCode } from '../../../sidecar/protocol.ts';
+import { paths, runtimeMissingExitCode, versionIn } from '../../../sidecar/protocol.ts';
 import {
   logPatternGate,
   podHashAnnotation,
   podSequenceAnnotation,
   restartedAtAnnotation,
   sidecarContainer,
+  sidecarProtocolLabel,
   stopCommandSentAnnotation,
   templatesContainer,
   workloadContainer,
@@ -49,6 +50,8 @@ export interface PodView {
   readonly message: string | undefined;
   /** Image of its sidecar, or of what puts templates into place, where it has one. */
   readonly sidecarImage: string | undefined;
+  /** Newest version of the protocol that its sidecar speaks, by the release that made the pod; NaN: nobody knows; undefined: it has no sidecar. */
+  readonly sidecarProtocol: number | undefined;
   readonly nodeName: string | undefined;
   readonly podIp: string | undefined;
   readonly hostIp: string | undefined;
@@ -105,6 +108,7 @@ export function viewPod(pod: Pod): PodView {
     cause,
     message,
     sidecarImage: ownImage(pod),
+    sidecarProtocol: sidecarProtocol(pod),
     nodeName: pod.spec?.nodeName,
     podIp: status?.podIP,
     hostIp: status?.hostIP,
@@ -266,6 +270,11 @@ function initContainerIn({ spec }: Pod, wanted: string): InitContainer | undefin
 
 function ownImage(pod: Pod): string | undefined {
   return (initContainerIn(pod, sidecarContainer) ?? initContainerIn(pod, templatesContainer))?.image;
+}
+
+function sidecarProtocol(pod: Pod): number | undefined {
+  if (initContainerIn(pod, sidecarContainer) === undefined) return undefined;
+  return versionIn(pod.metadata.labels?.[sidecarProtocolLabel]);
 }
 
 function sidecarStatus({ status }: Pod): ContainerStatus | undefined {

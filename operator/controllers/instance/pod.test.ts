@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { protocolVersions } from '../../../sidecar/protocol.ts';
 import type { InstanceSpec } from '../../api/v1alpha1/instance.ts';
-import { makeInstance } from '../../testing/objects.ts';
+import { makeInstance, makePod } from '../../testing/objects.ts';
 import { buildPod, podHash, podName } from './pod.ts';
 import { buildService } from './service.ts';
 
@@ -109,4 +110,14 @@ test('buildPod: readiness.logPattern is a gate of the pod and no probe of the co
 test('buildPod: a runtime with a sidecar is refused without one', () => {
   const instance = makeInstance({ spec: { runtime: 'process', command: ['a'] } });
   assert.throws(() => buildPod(instance, { id: 'a1b2c3', sequence: 1 }), /needs a sidecar/);
+});
+
+test('buildPod: a pod with a sidecar says which protocol that speaks; nobody else may say so', () => {
+  const lie = { metadata: { labels: { 'ringmaster.dev/sidecar-protocol': '99' } } };
+  const labelOf = (runtime: 'kubernetes' | 'screen', podTemplate = {}): string | undefined =>
+    makePod(makeInstance({ spec: { runtime, command: ['a'], podTemplate } })).metadata.labels?.[
+      'ringmaster.dev/sidecar-protocol'
+    ];
+  const spoken = String(protocolVersions.current);
+  assert.deepEqual([labelOf('kubernetes'), labelOf('screen'), labelOf('screen', lie)], [undefined, spoken, spoken]);
 });

@@ -1,6 +1,7 @@
 /** The pod of an Instance. Pure: the same Instance gives the same pod. */
 import { createHash } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
+import { protocolVersions } from '../../../sidecar/protocol.ts';
 import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { instanceSpec, protocolDefault } from '../../api/v1alpha1/instance.ts';
 import {
@@ -13,6 +14,7 @@ import {
   podHashAnnotation,
   podSequenceAnnotation,
   restartedAtAnnotation,
+  sidecarProtocolLabel,
   workloadContainer,
 } from '../../names.ts';
 import type { Pod } from '../../runtime/client.ts';
@@ -74,7 +76,11 @@ export function buildPod(instance: Instance, identity: { id: string; sequence: n
     metadata: {
       name: podName(instance, identity.id, identity.sequence),
       ...(instance.metadata.namespace === undefined ? {} : { namespace: instance.metadata.namespace }),
-      labels: { ...template?.metadata?.labels, ...podLabels(instance, identity.id) },
+      labels: {
+        ...template?.metadata?.labels,
+        ...podLabels(instance, identity.id),
+        ...(needsSidecar(spec.runtime) ? { [sidecarProtocolLabel]: String(protocolVersions.current) } : {}),
+      },
       annotations: {
         ...template?.metadata?.annotations,
         [podHashAnnotation]: podHash(spec),

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { instanceSpec, instances } from '../../api/v1alpha1/instance.ts';
+import { protocolVersions } from '../../../sidecar/protocol.ts';
 import { idLabel, instanceFinalizer } from '../../names.ts';
 import type { Client, Pod } from '../../runtime/client.ts';
 import { ApiError, pods, services } from '../../runtime/client.ts';
@@ -437,3 +438,37 @@ test('reconcile: templates need the image of the sidecar and nothing else of it;
   await world.settle();
   assert.equal(stalledOf(world.instance), undefined);
 });
+
+for (const [reason, version, words] of [
+  ['SidecarTooOld', protocolVersions.oldest - 1, 'too old'],
+  ['SidecarTooNew', protocolVersions.current + 2, 'too new'],
+] as const) {
+  test(`reconcile: a sidecar that is ${words} for this release is said once, beside a status that stays what it is, until the Instance is restarted`, async () => {
+    const world = sidecarWorld();
+    await world.create({ runtime: 'process', command: ['/server'] });
+    await world.settle();
+    await world.podStatus({ ...runningStatus, phase: 'Running' });
+    await world.settle();
+    const conditions = (): Record<string, string> =>
+      Object.fromEntries((world.instance.status?.conditions ?? []).map(({ type, status }) => [type, status]));
+    const healthy = { Ready: 'True', Reconciling: 'False', Stalled: 'False' };
+    assert.deepEqual(conditions(), healthy);
+    const name = world.pods[0]?.metadata.name ?? '';
+    const labels = { 'ringmaster.dev/sidecar-protocol': String(version) };
+    await world.server.mergePatch(pods, { namespace: 'games', name }, { metadata: { labels } });
+    await world.settle();
+    assert.deepEqual(conditions(), { ...healthy, SidecarUnsupported: 'True' });
+    assert.equal(world.instance.status?.state, 'ONLINE');
+    const said = world.instance.status.conditions?.find(({ type }) => type === 'SidecarUnsupported');
+    assert.equal(said?.reason, reason);
+    assert.match(said.message, new RegExp(`speaks protocol ${version}, this Ringmaster .*Restart the Instance\\.$`));
+    await world.pass();
+    assert.deepEqual(
+      world.events.filter((event) => event === reason),
+      [reason],
+    );
+    await world.server.remove(pods, { namespace: 'games', name }, { gracePeriodSeconds: 0 });
+    await world.settle();
+    assert.equal(conditions()['SidecarUnsupported'], undefined);
+  });
+}

@@ -12,7 +12,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Instance, InstanceStatus } from '../../api/v1alpha1/instance.ts';
 import { instances } from '../../api/v1alpha1/instance.ts';
 import { idLabel, instanceFinalizer, operatorFieldManager } from '../../names.ts';
-import type { Reason } from '../../names.ts';
+import type { ConditionType, Reason } from '../../names.ts';
 import type { Client, KubernetesObject } from '../../runtime/client.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { Actor } from './act.ts';
@@ -108,19 +108,22 @@ export class InstanceReconciler {
     if (isDeepStrictEqual(status, instance.status)) return;
     const patch: KubernetesObject & { status: InstanceStatus } = { metadata: identity(instance), status };
     await this.#client.applyStatus(instances, patch, { fieldManager: operatorFieldManager, force: true, signal });
-    this.#reportStall(instance, status);
+    this.#report(instance, status);
   }
 
-  #reportStall(instance: Instance, status: InstanceStatus): void {
-    const now = status.conditions?.find(({ type }) => type === 'Stalled');
-    const before = instance.status?.conditions?.find(({ type }) => type === 'Stalled');
-    if (now?.status !== 'True' || (before?.status === 'True' && before.reason === now.reason)) return;
-    this.#events.record(instance, {
-      type: 'Warning',
-      reason: now.reason as Reason,
-      action: 'Reconcile',
-      note: now.message,
-    });
+  /** An Event when something begins that waits for somebody to act, and when its reason changes. */
+  #report(instance: Instance, status: InstanceStatus): void {
+    for (const type of ['Stalled', 'SidecarUnsupported'] as const satisfies ConditionType[]) {
+      const now = status.conditions?.find((condition) => condition.type === type);
+      const before = instance.status?.conditions?.find((condition) => condition.type === type);
+      if (now?.status !== 'True' || (before?.status === 'True' && before.reason === now.reason)) continue;
+      this.#events.record(instance, {
+        type: 'Warning',
+        reason: now.reason as Reason,
+        action: 'Reconcile',
+        note: now.message,
+      });
+    }
   }
 }
 

@@ -3,8 +3,9 @@
  *
  * The conditions follow kstatus, so that `kubectl wait`, Argo CD and Flux understand them: `Ready` sums up; `Reconciling` is True while
  * something is under way, `Stalled` while nothing will move until somebody acts. An Instance that is stopped as desired has no `Ready`
- * condition: it is neither ready nor on its way there, and kstatus then counts it as current.
+ * condition: it is neither ready nor on its way there, and kstatus then counts it as current. `SidecarUnsupported` says nothing of the program.
  */
+import { versionFault, versionWords } from '../../../sidecar/protocol.ts';
 import type { Instance, InstanceStatus, State } from '../../api/v1alpha1/instance.ts';
 import { makeCondition } from '../../api/v1alpha1/meta.ts';
 import type { Condition } from '../../api/v1alpha1/meta.ts';
@@ -58,7 +59,7 @@ export function buildStatus(input: StatusInput): InstanceStatus {
     ...podAddress(pod),
     ...address(instance, pod),
     ...(instance.metadata.generation === undefined ? {} : { observedGeneration: instance.metadata.generation }),
-    conditions: buildConditions(input, verdict),
+    conditions: buildConditions(input, verdict, pod),
   };
 }
 
@@ -195,7 +196,7 @@ function address(instance: Instance, pod: PodView | undefined): Pick<InstanceSta
   return { ...(host === undefined ? {} : { hostAddress: host }), ...(port === undefined ? {} : { port }) };
 }
 
-function buildConditions({ instance, nowMs }: StatusInput, verdict: Verdict): Condition[] {
+function buildConditions({ instance, nowMs }: StatusInput, verdict: Verdict, pod: PodView | undefined): Condition[] {
   const { reason, message } = verdict;
   const context = { before: instance.status?.conditions, generation: instance.metadata.generation, nowMs };
   const wanted: [ConditionType, boolean | undefined][] = [
@@ -203,7 +204,22 @@ function buildConditions({ instance, nowMs }: StatusInput, verdict: Verdict): Co
     ['Reconciling', verdict.isReconciling],
     ['Stalled', verdict.isStalled],
   ];
-  return wanted.flatMap(([type, holds]) =>
+  const summary = wanted.flatMap(([type, holds]) =>
     holds === undefined ? [] : [makeCondition({ type, reason, message, holds }, context)],
   );
+  const unsupported = sidecarFault(pod);
+  if (unsupported === undefined) return summary;
+  const type: ConditionType = 'SidecarUnsupported';
+  return [...summary, makeCondition({ type, ...unsupported, holds: true }, context)];
+}
+
+/** A pod keeps its sidecar over upgrades and rollbacks of Ringmaster; once these have no version of the protocol in common, Masters refuse it. */
+function sidecarFault(pod: PodView | undefined): Stall | undefined {
+  if (pod?.sidecarProtocol === undefined || isOver(pod)) return undefined;
+  const fault = versionFault(pod.sidecarProtocol);
+  if (fault === undefined) return undefined;
+  return {
+    reason: fault === 'too old' ? 'SidecarTooOld' : 'SidecarTooNew',
+    message: `The program runs on, but its log cannot be read and nothing can be typed: ${versionWords(pod.sidecarProtocol)}. Restart the Instance.`,
+  };
 }

@@ -75,6 +75,21 @@ test('configurations: PUT gives the spec to the operator exactly, and the next r
   assert.ok(dispatcher.requests.every(({ line }) => !/[\r\n]/.test(line)));
 });
 
+test('configurations: a write that another manager may undo is warned of in a header', async () => {
+  const notes = ['the spec is also set by flux, which may set it back'];
+  const dispatcher = createFakeDispatcher(() => ({ result: { notes } }));
+  const configurations = threeConfigurations();
+  await using master = await startMaster({ configurations, dispatcher });
+  const warning = `299 ringmaster "${notes[0] ?? ''}"`;
+  const changed = await callMaster(master, '/api/configurations/lobby', { method: 'PUT', body: spec });
+  assert.deepEqual([changed.status, changed.headers.get('warning')], [204, warning]);
+  const removing = callMaster(master, '/api/configurations/lobby', { method: 'DELETE' });
+  while (dispatcher.requests.length < 2) await new Promise((resolve) => setImmediate(resolve));
+  configurations.remove('lobby');
+  const removed = await removing;
+  assert.deepEqual([removed.status, removed.headers.get('warning')], [204, warning]);
+});
+
 test('configurations: a write that this replica does not see in time is answered all the same', async () => {
   const timers = createFakeTimers();
   const dispatcher = createFakeDispatcher(() => ({ result: { generation: 2 } }));

@@ -14,6 +14,7 @@ import type { Right } from '../reviews.ts';
 import { isObjectName } from '../schemas.ts';
 import { addRoute, clientOf, refusalFor, refuse } from './route.ts';
 import { untilSettled } from './settled.ts';
+import { appendWarnings } from './warnings.ts';
 
 export interface ConfigurationRoutesOptions {
   readonly configurations?: Cached<InstanceConfiguration> | undefined;
@@ -98,6 +99,7 @@ async function put(
   await settle(options, named, (present) =>
     typeof generation === 'number' ? (present?.metadata.generation ?? 0) >= generation : present !== undefined,
   );
+  appendWarnings(response, outcome.result);
   return undefined;
 }
 
@@ -111,6 +113,7 @@ async function remove(
   if ('status' in outcome) return outcome;
   const { uid } = named.found.metadata;
   await settle(options, named, (present) => present?.metadata.uid !== uid);
+  appendWarnings(response, outcome.result);
   return undefined;
 }
 

@@ -137,7 +137,7 @@ test('instances: a command that cannot be given to the cluster is the status of 
   assert.deepEqual([answer.status, answer.json], [503, { error: fault.message }]);
 });
 
-test('instances: a lifecycle change that another manager may undo is warned of in a header', async () => {
+test('instances: a lifecycle change or a deletion that another manager may undo is warned of in a header', async () => {
   const notes = ['spec.desiredState is also set by "flux" in Zürich', 1];
   const dispatcher = createFakeDispatcher(() => ({ output: ['Stopping'], result: { notes } }));
   await using master = await startMaster({ dispatcher });
@@ -145,6 +145,8 @@ test('instances: a lifecycle change that another manager may undo is warned of i
   const { status, headers } = await callMaster(master, path, { method: 'PATCH' });
   const warning = String.raw`299 ringmaster "spec.desiredState is also set by \"flux\" in Z?rich"`;
   assert.deepEqual([status, headers.get('warning')], [200, warning.replaceAll('\\\\', '\\')]);
+  const removed = await callMaster(master, `/api/instances/${testId}`, { method: 'DELETE' });
+  assert.deepEqual([removed.status, removed.headers.get('warning')], [200, headers.get('warning')]);
 });
 
 test('instances: DELETE, lifecycle and state are their commands and answers', async () => {

@@ -14,6 +14,7 @@ import type { LifecycleTarget } from '../schemas.ts';
 import { createInstanceBody, instanceStateBody, lifecycleTargets } from '../schemas.ts';
 import { clientOf, findInstance, refusalFor, refuse } from './route.ts';
 import { untilSettled } from './settled.ts';
+import { appendWarnings } from './warnings.ts';
 
 export interface InstanceWriteOptions {
   readonly directory: InstanceDirectory;
@@ -44,8 +45,12 @@ export function createInstanceWrites(options: InstanceWriteOptions): InstanceWri
     remove: async (request, response) => {
       const found = await findInstance(options.directory, { request, response, right: { verb: 'delete' } });
       const outcome = 'status' in found ? found : await run(options, response, ['instance', 'delete', found.info.id]);
-      if ('status' in outcome) refuse(response, outcome);
-      else response.json({ message: 'Instance stopped', instanceId: request.params['id'] });
+      if ('status' in outcome) {
+        refuse(response, outcome);
+        return;
+      }
+      appendWarnings(response, outcome.result);
+      response.json({ message: 'Instance stopped', instanceId: request.params['id'] });
     },
     changeLifecycle: async (request, response) => {
       const found = await findInstance(options.directory, { request, response, right: { verb: 'patch' } });
@@ -58,7 +63,7 @@ export function createInstanceWrites(options: InstanceWriteOptions): InstanceWri
         refuse(response, outcome);
         return;
       }
-      for (const note of notesOf(outcome.result)) response.append('Warning', warningOf(note));
+      appendWarnings(response, outcome.result);
       response.json({ message: 'Lifecycle change dispatched', instanceId: request.params['id'], target });
     },
     putState: async (request, response) => {
@@ -146,16 +151,6 @@ function readTarget(url: string): LifecycleTarget | Refusal {
   if ('status' in parameters) return parameters;
   const target = lifecycleTargets.find((known) => known === parameters.values['target']);
   return target ?? badRequest(`Malformed query parameter "target": it is one of ${lifecycleTargets.join(', ')}`);
-}
-
-/** PURE: what a command has to say beside that it did what it was told. */
-function notesOf({ notes }: CommandResult): string[] {
-  return Array.isArray(notes) ? notes.filter((note) => typeof note === 'string') : [];
-}
-
-/** PURE: as the API server writes what does not keep a call from being done (RFC 9111, 5.5); a header holds no other characters. */
-function warningOf(note: string): string {
-  return `299 ringmaster "${note.replaceAll(/[^\x20-\x7e]/g, '?').replaceAll(/["\\]/g, String.raw`\$&`)}"`;
 }
 
 /** PURE: the first Instance that `instance create` says it made. */

@@ -5,7 +5,14 @@ import { apiKeys } from '../../../api/v1alpha1/apikey.ts';
 import type { InstanceSpec } from '../../../api/v1alpha1/instance.ts';
 import { instanceSpec, instances } from '../../../api/v1alpha1/instance.ts';
 import { instanceConfigurations } from '../../../api/v1alpha1/instanceconfiguration.ts';
-import { configurationLabel, idLabel, restartedAtAnnotation, templateLabel } from '../../../names.ts';
+import type { InstanceConfiguration as Configuration } from '../../../api/v1alpha1/instanceconfiguration.ts';
+import {
+  configurationLabel,
+  idLabel,
+  operatorFieldManager,
+  restartedAtAnnotation,
+  templateLabel,
+} from '../../../names.ts';
 import { pods } from '../../../runtime/client.ts';
 import { ConsoleRig, releaseNamespace } from '../../../testing/console.ts';
 import { nodes } from '../../../runtime/nodes.ts';
@@ -218,4 +225,84 @@ test('help: the list, a group, and a command; nonsense is answered as the protoc
   assert.match((await rig.run('help instances logs')).output[0] ?? '', /^instance logs <id> \[lines\] - /);
   const { output, exitCode } = await rig.run('nonsense');
   assert.deepEqual([output, exitCode], [['Unknown command: nonsense. Type "help" for a list of commands.'], 2]);
+});
+
+const fileAnnotation = 'kubectl.kubernetes.io/last-applied-configuration';
+const theFile = 'the manifest that it was applied from';
+
+test('instance, config and key delete: name who applies what is deleted and may make it again, and nobody where nobody does', async () => {
+  const rig = await rigWith(lobby);
+  const template = { spec: { image: 'a:1' } };
+  const arena = { namespace: releaseNamespace, name: 'arena' };
+  const panel = { namespace: releaseNamespace, name: 'panel' };
+  await rig.run(`config apply arena ${JSON.stringify({ template })}`);
+  await rig.run(`key create panel ALL --token-sha256=${'0'.repeat(64)}`);
+  const asGit = { fieldManager: 'argocd-controller' };
+  await rig.server.apply(instances, { metadata: { ...lobby, labels: { team: 'a' } } }, asGit);
+  // The operator's own label and finalizer, and a field that somebody once wrote, are nobody's who comes back.
+  await rig.server.apply(
+    instances,
+    { metadata: { ...lobby, labels: { [idLabel]: 'a1b2c3' } } },
+    {
+      fieldManager: operatorFieldManager,
+    },
+  );
+  await rig.server.apply(
+    instanceConfigurations,
+    { metadata: { ...arena, labels: { team: 'a' } } },
+    {
+      fieldManager: 'kustomize-controller',
+    },
+  );
+  await rig.server.mergePatch(apiKeys, panel, { metadata: { annotations: { [fileAnnotation]: '{}' } } });
+  const removed = await rig.run('instance delete lobby');
+  const note = 'Instance games/lobby is applied by argocd-controller, which may make it again';
+  assert.deepEqual(removed.output, [`Note: ${note}`, 'Deleting a1b2c3']);
+  assert.deepEqual((removed.result as { notes?: unknown }).notes, [note]);
+  assert.deepEqual((await rig.run('config delete arena')).output, [
+    'Note: configuration arena is applied by kustomize-controller, which may make it again',
+    'Deleted configuration arena',
+  ]);
+  assert.deepEqual((await rig.run('key delete panel')).output, [
+    `Note: key panel is applied by ${theFile}, which may make it again`,
+    'Deleted key panel',
+  ]);
+  const own = await rigWith(lobby);
+  await own.server.apply(
+    instances,
+    { metadata: { ...lobby, labels: { [idLabel]: 'a1b2c3' } } },
+    {
+      fieldManager: operatorFieldManager,
+    },
+  );
+  await own.run('instance stop lobby');
+  assert.deepEqual((await own.run('instance delete lobby')).output, ['Deleting a1b2c3']);
+});
+
+test('config apply: names who applies what it changes, and nobody for what they leave out', async () => {
+  const rig = await rigWith();
+  const arena = { namespace: releaseNamespace, name: 'arena' };
+  const apply = async (minimum: number, image: string): Promise<readonly string[]> => {
+    const spec = { minimumServiceCount: minimum, template: { spec: { image } } };
+    return (await rig.run(`config apply arena ${JSON.stringify(spec)}`)).output;
+  };
+  const said = (by: string): string[] => [
+    `Note: the spec is also set by ${by}, which may set it back`,
+    'Changed configuration arena',
+  ];
+  assert.deepEqual(await apply(1, 'a:1'), ['Created configuration arena']);
+  const fromGit = { metadata: arena, spec: { template: { spec: { image: 'a:1' } } } } as Configuration;
+  await rig.server.apply(instanceConfigurations, fromGit, { fieldManager: 'flux' });
+  assert.deepEqual(await apply(2, 'a:1'), ['Changed configuration arena'], 'the minimum is not in Git');
+  assert.deepEqual(await apply(2, 'a:2'), said('flux'));
+  assert.deepEqual(
+    await apply(2, 'a:3'),
+    ['Changed configuration arena'],
+    'until it is set back it is no longer theirs',
+  );
+  const annotations = { [fileAnnotation]: JSON.stringify(fromGit) };
+  await rig.server.mergePatch(instanceConfigurations, arena, { metadata: { annotations } });
+  assert.deepEqual(await apply(2, 'a:4'), said(theFile));
+  assert.deepEqual(await apply(2, 'a:4'), ['Changed configuration arena'], 'nothing was changed');
+  assert.deepEqual(await apply(3, 'a:1'), ['Changed configuration arena'], 'what the manifest says is there');
 });

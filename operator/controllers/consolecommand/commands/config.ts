@@ -8,6 +8,8 @@ import { keyOf } from '../../../runtime/informer.ts';
 import { CommandFault } from '../fault.ts';
 import { byKey, findConfiguration, placeOf } from '../find.ts';
 import { splitWords } from '../line.ts';
+import { inResult, note, removeNoted } from '../note.ts';
+import { appliersOfChange } from '../owners.ts';
 import { misuse } from '../registry.ts';
 import type { Command, Context } from '../registry.ts';
 import type { World } from '../world.ts';
@@ -90,16 +92,17 @@ const apply: Command = {
     const [word = '', text = ''] = context.arguments;
     const spec = readSpec(text);
     const place = placeOf(world, word);
-    let present = world.configurations.get(keyOf(place));
     for (let attempt = 1; ; attempt += 1) {
+      // Not from the cache, which may be behind and does not keep who applies what.
+      const present = await world.client.get(instanceConfigurations, place, context.signal);
       try {
         const made = await write(context, { metadata: place, spec }, present);
-        say(context, made, { verb: 'apply', text: present === undefined ? 'Created' : 'Changed' });
+        const appliers = present === undefined ? [] : appliersOfChange(present, made);
+        const notes = note(context, appliers, { what: 'the spec', risk: 'which may set it back' });
+        say(context, made, { verb: 'apply', text: present === undefined ? 'Created' : 'Changed', notes });
         return;
       } catch (error) {
-        // The cache was behind: read what is there now.
         if (!isReason(error, 'Conflict', 'AlreadyExists', 'NotFound') || attempt === attemptsMax) throw error;
-        present = await world.client.get(instanceConfigurations, place, context.signal);
       }
     }
   },
@@ -114,10 +117,9 @@ const remove: Command = {
   arguments: [1, 1],
   async run(context) {
     const configuration = findConfiguration(context.world, context.arguments[0] ?? '');
-    const { name, namespace = '', uid } = configuration.metadata;
-    const options = { ...(uid === undefined ? {} : { uid }), signal: context.signal };
-    await context.world.client.remove(instanceConfigurations, { name, namespace }, options);
-    say(context, configuration, { verb: 'delete', text: 'Deleted' });
+    const what = `configuration ${configuration.metadata.name}`;
+    const notes = await removeNoted(context, instanceConfigurations, { object: configuration, what });
+    say(context, configuration, { verb: 'delete', text: 'Deleted', notes });
   },
 };
 
@@ -132,11 +134,16 @@ async function write(
   return await world.client.update(instanceConfigurations, { ...present, spec: wanted.spec }, signal);
 }
 
-function say(context: Context, configuration: InstanceConfiguration, what: { verb: string; text: string }): void {
+function say(
+  context: Context,
+  configuration: InstanceConfiguration,
+  { verb, text, notes = [] }: { verb: string; text: string; notes?: readonly string[] },
+): void {
   const { name, namespace, uid, generation } = configuration.metadata;
-  context.noteChange(configuration, `config ${what.verb} ${name}`);
-  context.print(`${what.text} configuration ${name}`);
-  context.setResult({ name, namespace, uid, ...(generation === undefined ? {} : { generation }) });
+  context.noteChange(configuration, `config ${verb} ${name}`);
+  context.print(`${text} configuration ${name}`);
+  const made = { name, namespace, uid, ...(generation === undefined ? {} : { generation }) };
+  context.setResult({ ...made, ...inResult(notes) });
 }
 
 /** As it stands, or as one quoted word. */

@@ -3,6 +3,7 @@ import { apiKeys, permissions } from '../../../api/v1alpha1/apikey.ts';
 import type { ApiKey } from '../../../api/v1alpha1/apikey.ts';
 import { CommandFault } from '../fault.ts';
 import { byKey, findKey } from '../find.ts';
+import { inResult, removeNoted } from '../note.ts';
 import { misuse } from '../registry.ts';
 import type { Command } from '../registry.ts';
 
@@ -63,13 +64,14 @@ const remove: Command = {
   changes: true,
   arguments: [1, 1],
   async run(context) {
-    const { world, print, noteChange, signal } = context;
+    const { world, print, setResult, noteChange } = context;
     const key = findKey(world, context.arguments[0] ?? '');
-    const { name, namespace = '', uid, deletionTimestamp } = key.metadata;
+    const { name, uid, deletionTimestamp } = key.metadata;
     if (deletionTimestamp !== undefined) throw new CommandFault(`Key ${name} is being deleted already`, 409);
-    await world.client.remove(apiKeys, { name, namespace }, { ...(uid === undefined ? {} : { uid }), signal });
+    const notes = await removeNoted(context, apiKeys, { object: key, what: `key ${name}` });
     noteChange(key, `key delete ${name}`);
     print(`Deleted key ${name}`);
+    setResult({ name, uid, ...inResult(notes) });
   },
 };
 

@@ -8,9 +8,11 @@ import {
   stopCommandSentAnnotation,
 } from '../../../names.ts';
 import { isReason, pods } from '../../../runtime/client.ts';
+import { keyOf } from '../../../runtime/informer.ts';
 import { setDesiredState, setRestartedAt } from '../desired.ts';
 import { CommandFault } from '../fault.ts';
 import { findInstance } from '../find.ts';
+import { inResult, note, removeNoted } from '../note.ts';
 import { misuse } from '../registry.ts';
 import type { Command, Context } from '../registry.ts';
 import { idOf } from './instance.ts';
@@ -85,10 +87,9 @@ const remove: Command = {
   arguments: [1, 1],
   async run(context) {
     const instance = findInstance(context.world, context.arguments[0] ?? '');
-    const { name, namespace = '', uid } = instance.metadata;
-    const options = { ...(uid === undefined ? {} : { uid }), signal: context.signal };
-    await context.world.client.remove(instances, { namespace, name }, options);
-    say(context, instance, { verb: 'delete', text: 'Deleting' });
+    const what = `Instance ${keyOf(instance.metadata)}`;
+    const notes = await removeNoted(context, instances, { object: instance, what });
+    say(context, instance, { verb: 'delete', text: 'Deleting', notes });
   },
 };
 
@@ -131,14 +132,6 @@ async function changeState(
   return note(context, others, { what: 'spec.desiredState', risk: 'which may set it back' });
 }
 
-/** Who also sets a field, for people and, in the result, for programs. */
-function note({ print }: Context, others: readonly string[], { what, risk }: { what: string; risk: string }): string[] {
-  if (others.length === 0) return [];
-  const text = `${what} is also set by ${others.join(', ')}, ${risk}`;
-  print(`Note: ${text}`);
-  return [text];
-}
-
 function say(
   context: Context,
   instance: Instance,
@@ -148,7 +141,7 @@ function say(
   context.noteChange(instance, `instance ${verb} ${id}`);
   context.print(`${text} ${id}`);
   const { name, namespace, uid } = instance.metadata;
-  context.setResult({ id, name, namespace, uid, ...(notes.length === 0 ? {} : { notes }) });
+  context.setResult({ id, name, namespace, uid, ...inResult(notes) });
 }
 
 /** Throws a `CommandFault` when the Instance is gone or was made again. */
