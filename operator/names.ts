@@ -15,6 +15,11 @@ export const operatorFieldManager = 'ringmaster-operator';
 /** Keeps an Instance until its pod has been stopped gracefully. */
 export const instanceFinalizer = `${group}/graceful-stop`;
 
+/** Keeps a pod of the runtime `docker` until nothing of it is left on the Docker Engine of its node. */
+export const dockerFinalizer = `${group}/docker-container`;
+/** On a pod that removes what another pod left on a Docker Engine: the name of the Instance that both are for. */
+export const cleanupAnnotation = `${group}/cleanup-for`;
+
 /** The six-character instance id; on Instances, pods and Services. */
 export const idLabel = `${group}/id`;
 /** Name of the Instance that an owned object belongs to. */
@@ -118,6 +123,8 @@ export const reasons = [
   'PodReplaced',
   'StopCommandSent',
   'StopCommandFailed',
+  'ContainerRemoved',
+  'ContainerLeft',
   'InstancesCreated',
   'InstancesUpdated',
   'InstancesReplaced',

@@ -14,7 +14,7 @@ export const startsMax = 10_000;
 const startsFile = 'starts';
 const workloadFile = 'workload';
 const faultFile = 'fault';
-const lastWordsFile = '/dev/termination-log';
+const containerFile = 'container';
 /** The sidecar may run as another user. */
 const readableByAll = 0o644;
 
@@ -90,10 +90,20 @@ export async function writeFault(runDirectory: string, message: string): Promise
   await writeWhole(join(runDirectory, faultFile), text, readableByAll);
 }
 
-/** Where the kubelet looks for a container's last words; nothing outside of a pod. */
-export async function writeLastWords(message: string): Promise<void> {
+/** Whether a container of this pod may be on the Engine, which the next launcher must know where the Engine does not answer. */
+export async function noteContainer(runDirectory: string, mayBeLeft: boolean): Promise<void> {
+  await writeWhole(join(runDirectory, containerFile), mayBeLeft ? 'left\n' : 'none\n');
+}
+
+/** What was noted last; false before the first note. */
+export async function mayContainerBeLeft(runDirectory: string): Promise<boolean> {
+  return (await readWhole(join(runDirectory, containerFile))) === 'left\n';
+}
+
+/** To `path`, where the kubelet looks for a container's last words; nothing if it is not there, as outside of a pod. */
+export async function writeLastWords(path: string, message: string): Promise<void> {
   try {
-    await writeFile(lastWordsFile, `${message}\n`, { flag: 'r+' });
+    await writeFile(path, `${message}\n`, { flag: 'r+' });
   } catch {
     // They are in the log and in the fault as well.
   }

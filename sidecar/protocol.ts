@@ -70,6 +70,12 @@ export const headers = {
  */
 export type EndReason = 'complete' | 'stopping' | 'reclaimed' | 'replaced' | 'restarted';
 
+/**
+ * Last words of the launcher of `docker` (its container's termination message, perhaps behind a fault): nothing of its pod is on the Engine any
+ * more. A launcher that ends without them may have left its container there.
+ */
+export const nothingLeft = 'Nothing of this pod is left on the Docker Engine.';
+
 export const limits = {
   /** Bytes of one line for standard input, without its line end. */
   lineBytesMax: 4096,

@@ -148,6 +148,30 @@ export async function corednsImage(binDir: string, cacheDir: string = defaultCac
   return buildImage({ repository: 'ringmaster.local/coredns', layers, entrypoint: ['/coredns'] }, cacheDir);
 }
 
+/**
+ * Stands in for the base of the Dockerfiles where there is no registry: Node, a shell and npm, which takes packages from `npmCache` alone. `npm` is npm's
+ * folder on this machine.
+ */
+export async function nodeBaseImage(from: { npm: string; npmCache: string; cacheDir: string }): Promise<Image> {
+  const npm = '/usr/local/lib/node_modules/npm';
+  const start = `#!/bin/sh\nexec /usr/local/bin/node ${npm}/bin/npm-cli.js "$@"\n`;
+  const files: FileSpec[] = [
+    { source: from.npm, target: npm },
+    { content: start, target: '/usr/local/bin/npm', mode: 0o755 },
+    { content: 'cache=/npm-cache\noffline=true\n', target: '/usr/local/etc/npmrc' },
+    { source: from.npmCache, target: '/npm-cache' },
+  ];
+  return buildImage(
+    {
+      repository: 'ringmaster.local/node',
+      layers: [nodeLayer(), { files: [], busybox: true }, { files }],
+      env: { PATH: '/usr/local/bin:/usr/bin:/bin' },
+      entrypoint: [],
+    },
+    from.cacheDir,
+  );
+}
+
 function nodeLayer(clone: string = root): LayerSpec {
   const source = join(clone, 'node_modules', nodePackage(), 'bin/node');
   return { files: [...skeleton, { source, target: '/usr/local/bin/node', mode: 0o755 }], withLibraries: true };

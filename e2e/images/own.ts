@@ -33,7 +33,10 @@ export const ownImages = {
   /** The sidecar, the launcher of the docker runtime, and what puts template files into place, as JavaScript. */
   sidecar: {
     repository: 'ringmaster.local/ringmaster-sidecar',
-    program: { entries: ['sidecar/main.ts', 'sidecar/docker/main.ts', 'sidecar/templates.ts'], strip: true },
+    program: {
+      entries: ['sidecar/main.ts', 'sidecar/docker/main.ts', 'sidecar/docker/cleanup.ts', 'sidecar/templates.ts'],
+      strip: true,
+    },
     tools: ['mkfifo', 'fallocate'],
     // It runs once a program: fewer threads, and fewer arenas of the C library, are megabytes each.
     env: { NODE_ENV: 'production', MALLOC_ARENA_MAX: '1', UV_THREADPOOL_SIZE: '2' },

@@ -6,7 +6,7 @@
 import { existsSync } from 'node:fs';
 import { chmod, cp, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { builtinModules } from 'node:module';
-import { dirname, join, posix, resolve } from 'node:path';
+import { basename, dirname, join, posix, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { importsOf, isRelative, stripTypes } from './strip.ts';
 
@@ -119,9 +119,12 @@ function foldersUp(path: string): string[] {
   return [path, ...foldersUp(path.slice(0, Math.max(0, path.lastIndexOf('/node_modules/'))))];
 }
 
-/** Nothing of these is read at run time, and they are half of the size. */
+/**
+ * Nothing of these is needed at run time, and they are half of the size. What install scripts compiled (`build` of node-gyp) would also be another on
+ * each machine, and the Dockerfiles run none; packages that have such a part do without.
+ */
 export function isForDevelopers(path: string): boolean {
-  return /\.(map|d\.[cm]?ts)$/.test(path);
+  return /\.(map|d\.[cm]?ts)$/.test(path) || (basename(path) === 'build' && existsSync(join(path, 'config.gypi')));
 }
 
 /** Writes a program into a folder, which is made. */

@@ -11,7 +11,7 @@ RUN npm ci --omit=dev --omit=optional --ignore-scripts
 COPY e2e/images/program.ts e2e/images/strip.ts e2e/images/
 COPY sidecar sidecar
 # JavaScript, and of the packages only those that it imports.
-RUN node e2e/images/program.ts --strip /app sidecar/main.ts sidecar/docker/main.ts sidecar/templates.ts
+RUN node e2e/images/program.ts --strip /app sidecar/main.ts sidecar/docker/main.ts sidecar/docker/cleanup.ts sidecar/templates.ts
 
 # Has mkfifo and fallocate.
 FROM ${NODE_IMAGE}

@@ -29,12 +29,17 @@ export async function findContainer(
     if (state?.labels[labels.podUid] === settings.podUid) {
       own = state;
     } else if (state !== undefined) {
-      await engine.stop(id, leftoverGraceSeconds);
-      await engine.remove(id);
+      await removeLeftover(engine, id);
       onRemoved(state);
     }
   }
   return own;
+}
+
+/** Stops and removes a container that nobody follows any more. */
+export async function removeLeftover(engine: Engine, id: string): Promise<void> {
+  await engine.stop(id, leftoverGraceSeconds);
+  await engine.remove(id);
 }
 
 /** Undefined if it has been removed. */
@@ -49,8 +54,8 @@ export async function inspectIfThere(engine: Engine, id: string): Promise<Contai
   }
 }
 
-/** Sees to the image as the pull policy says, and makes the container. Throws CannotStartError; EngineError if the Engine is gone. */
-export async function createContainer(engine: Engine, settings: Settings, stopped: Promise<void>): Promise<string> {
+/** Sees to the image as the pull policy says. Throws CannotStartError; EngineError if the Engine is gone. */
+export async function ensureImage(engine: Engine, settings: Settings, stopped: Promise<void>): Promise<void> {
   const { image, pull } = settings.spec;
   const isPresent = pull !== 'Always' && (await engine.hasImage(image));
   if (!isPresent && pull === 'Never') {
@@ -64,6 +69,10 @@ export async function createContainer(engine: Engine, settings: Settings, stoppe
       Promise.race([engine.pull(withTag(image)), stopped.then(interrupt)]),
     );
   }
+}
+
+/** Makes the container, and does not start it. Throws CannotStartError; EngineError if the Engine is gone: it may have made it. */
+export async function createContainer(engine: Engine, settings: Settings): Promise<string> {
   return await explain(`Cannot create the container "${containerName(settings)}"`, () =>
     engine.create(createOptions(settings)),
   );

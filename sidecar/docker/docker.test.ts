@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { connect, createServer } from 'node:net';
 import type { Server } from 'node:net';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { ensurePackages } from '../../e2e/cluster/packages.ts';
-import { runtimeMissingExitCode } from '../protocol.ts';
+import { nothingLeft, runtimeMissingExitCode } from '../protocol.ts';
 import type { DockerEngine } from '../../e2e/docker-engine.ts';
 import { dockerRequirements } from '../../e2e/docker-engine.ts';
 import { StdinPipe } from '../stdin.ts';
@@ -314,6 +315,95 @@ test('docker: the container that a lost pod of the same Instance left is stopped
     });
   } finally {
     await Promise.all([other.close(), lost.close()]);
+    await removeAll();
+  }
+});
+
+test('docker: the last words say that nothing is left only where nothing is', async () => {
+  const clean = `${nothingLeft}\n`;
+  const away = { RINGMASTER_DOCKER_SOCKET: '/no/such.sock', RINGMASTER_DOCKER_TIMEOUT_MS: '300' };
+  await withPod({ id: 'words', spec: shell('echo ready; read -r line; exit 3') }, async (pod) => {
+    // No Engine was ever asked for a container.
+    pod.start(away);
+    assert.equal(await pod.exited(), runtimeMissingExitCode);
+    assert.match(await pod.lastWords(), /^Cannot use the Docker Engine [^\n]*\n(.*)\n$/);
+    assert.ok((await pod.lastWords()).endsWith(clean));
+
+    pod.start();
+    await pod.logHas('ready\n');
+    await pod.kill('SIGKILL');
+    assert.equal(await pod.lastWords(), '');
+    // The Engine has one, and does not answer.
+    pod.start(away);
+    assert.equal(await pod.exited(), runtimeMissingExitCode);
+    assert.match(await pod.lastWords(), /^Cannot use the Docker Engine [^\n]*\n$/);
+    assert.equal((await containers()).length, 1);
+
+    pod.start();
+    await until(
+      async () => (await pod.note('workload')).startsWith('starts=') && pod.launcherLog.includes('Adopted'),
+      'the adoption',
+    );
+    await pod.type('end\n');
+    assert.equal(await pod.exited(), 3);
+    assert.equal(await pod.lastWords(), clean);
+  });
+  await withPod({ id: 'never', spec: { command: ['/no/such/program'] } }, async (pod) => {
+    pod.start();
+    assert.equal(await pod.exited(), 127);
+    assert.equal(await pod.lastWords(), clean);
+  });
+  await withPod({ id: 'unpulled', spec: { image: '127.0.0.1:1/no/such:1' } }, async (pod) => {
+    pod.start();
+    assert.equal(await pod.exited(), 1);
+    assert.equal(await pod.lastWords(), clean);
+  });
+});
+
+const runFile = promisify(execFile);
+const cleanupMain = join(import.meta.dirname, 'cleanup.ts');
+
+test('docker: the cleanup removes what one pod left, running or not, waits for the Engine, and touches no other', async () => {
+  const lost = await DockerPod.create({
+    engine,
+    id: 'lost',
+    podUid: '22222222-0000',
+    spec: shell('echo lost; exec sleep 60'),
+  });
+  const other = await DockerPod.create({
+    engine,
+    id: 'lost',
+    podUid: '33333333-0000',
+    instanceUid: 'another',
+    spec: shell('echo other; exec sleep 60'),
+  });
+  const clean = async (podUid: string): Promise<string> => {
+    const env = { PATH: process.env['PATH'], RINGMASTER_POD_UID: podUid, RINGMASTER_DOCKER_SOCKET: engine.socketPath };
+    return (await runFile(process.execPath, [cleanupMain], { env })).stderr;
+  };
+  try {
+    for (const [pod, word] of [
+      [lost, 'lost'],
+      [other, 'other'],
+    ] as const) {
+      pod.start();
+      await pod.logHas(word);
+    }
+    await lost.kill('SIGKILL');
+    await engine.end('SIGKILL');
+    const cleaning = clean(lost.podUid);
+    await delay(500);
+    await engine.start({ liveRestore: true });
+    assert.match(await cleaning, /"level":"error".*\n.*Removed the container of a lost pod/);
+    const names = async (): Promise<(string | undefined)[]> =>
+      (await engine.docker.listContainers({ all: true })).map(({ Names }) => Names[0]);
+    assert.deepEqual(await names(), ['/ringmaster-lost-33333333']);
+    assert.equal(await clean(lost.podUid), '', 'what is gone is no fault');
+    assert.deepEqual(await names(), ['/ringmaster-lost-33333333']);
+    assert.equal(other.launcher?.exitCode, null);
+    await assert.rejects(clean(''), /RINGMASTER_POD_UID is not set/);
+  } finally {
+    await Promise.all([lost.close(), other.close()]);
     await removeAll();
   }
 });

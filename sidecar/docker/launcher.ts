@@ -1,10 +1,25 @@
 /** One run of the launcher: from the Engine's first answer to the container's exit code. */
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { noteStart, readStartCount, writeFault, writeLastWords, writeWorkloadNote } from '../notes.ts';
+import {
+  mayContainerBeLeft,
+  noteContainer,
+  noteStart,
+  readStartCount,
+  writeFault,
+  writeLastWords,
+  writeWorkloadNote,
+} from '../notes.ts';
 import type { WorkloadNote } from '../notes.ts';
-import { runtimeMissingExitCode } from '../protocol.ts';
-import { CannotStartError, createContainer, findContainer, inspectIfThere, startContainer } from './container.ts';
+import { nothingLeft, runtimeMissingExitCode } from '../protocol.ts';
+import {
+  CannotStartError,
+  createContainer,
+  ensureImage,
+  findContainer,
+  inspectIfThere,
+  startContainer,
+} from './container.ts';
 import { EngineError } from './engine.ts';
 import type { ContainerState, Engine } from './engine.ts';
 import { Input } from './input.ts';
@@ -41,6 +56,8 @@ export class Launcher {
   #lastFault = '';
   #input: Input | undefined;
   #note: WorkloadNote = { starts: 0, startedAtS: 0 };
+  /** What keeps the runtime from starting, for the last words. */
+  #faultMessage = '';
 
   /** Throws if the shared volume is not as the sidecar makes it. */
   constructor(options: LauncherOptions) {
@@ -68,7 +85,14 @@ export class Launcher {
     if (typeof id === 'string') {
       await this.#remove(id);
     }
+    await this.#sayLastWords();
     return code;
+  }
+
+  /** Written last: a launcher that is killed before leaves nothing there, and the operator then looks for its container. */
+  async #sayLastWords(): Promise<void> {
+    const words = [this.#faultMessage, (await mayContainerBeLeft(this.#runDirectory)) ? '' : nothingLeft];
+    await writeLastWords(this.#options.settings.lastWordsFile, words.filter((part) => part !== '').join('\n'));
   }
 
   /** The id of a container that was started, or the code to exit with. The Engine may be away for a while; then that is the fault. */
@@ -104,7 +128,7 @@ export class Launcher {
   async #fault(message: string): Promise<number> {
     await this.#log.say(message);
     await writeFault(this.#runDirectory, message);
-    await writeLastWords(message);
+    this.#faultMessage = message;
     return runtimeMissingExitCode;
   }
 
@@ -117,7 +141,13 @@ export class Launcher {
     if (found !== undefined && found.status !== 'created') {
       return await this.#adopt(found);
     }
-    const id = found?.id ?? (await createContainer(engine, settings, stopper.requested));
+    if (found === undefined) {
+      await noteContainer(this.#runDirectory, false);
+      await ensureImage(engine, settings, stopper.requested);
+    }
+    // Before it is made: an Engine that goes away meanwhile may have made it.
+    await noteContainer(this.#runDirectory, true);
+    const id = found?.id ?? (await createContainer(engine, settings));
     await this.#log.endLastLine();
     this.#log.begin(id);
     await noteStart(this.#runDirectory, { starts: this.#note.starts, offset: this.#log.size });
@@ -203,6 +233,7 @@ export class Launcher {
     for (let tries = 1; tries <= removeTries; tries += 1) {
       try {
         await this.#options.engine.remove(container);
+        await noteContainer(this.#runDirectory, false);
         return;
       } catch (error) {
         this.#onFault(error);

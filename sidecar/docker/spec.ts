@@ -33,6 +33,8 @@ export interface Settings {
   readonly stopGraceSeconds: number;
   /** How long the Engine may be away before the first container is there. */
   readonly engineTimeoutMs: number;
+  /** Where the kubelet reads the last words of the launcher. */
+  readonly lastWordsFile: string;
   readonly spec: DockerSpec;
   /** `KEY=value`, for the container. */
   readonly environment: readonly string[];
@@ -50,6 +52,8 @@ export const labels = {
  */
 const logOptions = { 'max-size': '1024g', 'max-file': '1', compress: 'false' } as const;
 const podUidCharacters = 8;
+/** The operator mounts the folder of the socket there. */
+const socketPathDefault = '/run/ringmaster-docker/docker.sock';
 const engineTimeoutMsDefault = 60_000;
 /** Variables of the launcher's own container, which mean nothing in another. */
 const ownVariables =
@@ -63,15 +67,24 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     id: required(env, 'RINGMASTER_ID'),
     instanceUid: required(env, 'RINGMASTER_INSTANCE_UID'),
     podUid: required(env, 'RINGMASTER_POD_UID'),
-    socketPath: env['RINGMASTER_DOCKER_SOCKET'] ?? '/run/ringmaster-docker/docker.sock',
+    socketPath: env['RINGMASTER_DOCKER_SOCKET'] ?? socketPathDefault,
     isMirrored: env['RINGMASTER_MIRROR'] === 'true',
     stopCommand: stopCommand === '' ? undefined : stopCommand,
     stopGraceSeconds: readNumber(env, 'RINGMASTER_STOP_GRACE_SECONDS', 30),
     engineTimeoutMs: readNumber(env, 'RINGMASTER_DOCKER_TIMEOUT_MS', engineTimeoutMsDefault),
+    lastWordsFile: env['RINGMASTER_LAST_WORDS_FILE'] ?? '/dev/termination-log',
     spec: parseSpec(required(env, 'RINGMASTER_DOCKER_SPEC')),
     environment: Object.entries(env)
       .filter(([key]) => !ownVariables.test(key))
       .map(([key, value]) => `${key}=${value ?? ''}`),
+  };
+}
+
+/** What the cleanup is told: whose container is to go, and where. Throws with the name of the variable that is missing. */
+export function readCleanup(env: NodeJS.ProcessEnv): Pick<Settings, 'podUid' | 'socketPath'> {
+  return {
+    podUid: required(env, 'RINGMASTER_POD_UID'),
+    socketPath: env['RINGMASTER_DOCKER_SOCKET'] ?? socketPathDefault,
   };
 }
 
@@ -160,7 +173,7 @@ function parseSpec(text: string): DockerSpec {
 function required(env: NodeJS.ProcessEnv, name: string): string {
   const value = env[name] ?? '';
   if (value === '') {
-    throw new TypeError(`Cannot start the docker launcher: ${name} is not set`);
+    throw new TypeError(`Cannot start: ${name} is not set`);
   }
   return value;
 }
@@ -171,7 +184,7 @@ function readNumber(env: NodeJS.ProcessEnv, name: string, fallback: number): num
     return fallback;
   }
   if (!/^\d{1,9}$/.test(text)) {
-    throw new RangeError(`Cannot start the docker launcher: ${name} is "${text}", not a whole number`);
+    throw new RangeError(`Cannot start: ${name} is "${text}", not a whole number`);
   }
   return Number(text);
 }

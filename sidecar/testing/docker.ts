@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from '../../e2e/cluster/command.ts';
@@ -40,6 +41,7 @@ export class DockerPod {
       RINGMASTER_DOCKER_SOCKET: this.#engine.socketPath,
       RINGMASTER_DOCKER_SPEC: JSON.stringify({ image: testImage, network: 'none', pull, ...spec }),
       RINGMASTER_STOP_GRACE_SECONDS: '5',
+      RINGMASTER_LAST_WORDS_FILE: join(directory, 'last-words'),
       ...options.env,
     };
   }
@@ -52,8 +54,14 @@ export class DockerPod {
     return new DockerPod(directory, options);
   }
 
-  start(): ChildProcess {
-    const child = spawn(process.execPath, [launcherMain], { env: this.#env, stdio: ['ignore', 'pipe', 'pipe'] });
+  /** `env` is laid over that of the pod. */
+  start(env: NodeJS.ProcessEnv = {}): ChildProcess {
+    // As the kubelet makes one for each start of a container.
+    writeFileSync(join(this.directory, 'last-words'), '');
+    const child = spawn(process.execPath, [launcherMain], {
+      env: { ...this.#env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     child.stderr.on('data', (data: Buffer) => {
       this.launcherLog += data.toString();
     });
@@ -83,6 +91,11 @@ export class DockerPod {
 
   async note(name: string): Promise<string> {
     return await readFile(join(this.directory, 'run', name), 'utf8');
+  }
+
+  /** What the launcher that was started last left for the kubelet. */
+  async lastWords(): Promise<string> {
+    return await readFile(join(this.directory, 'last-words'), 'utf8');
   }
 
   /** Writes to the pipe as the sidecar does; waits while it is full. */

@@ -2,10 +2,12 @@
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { instances } from '../../api/v1alpha1/instance.ts';
 import { messageOf } from '../../errors.ts';
-import { instanceFinalizer, operatorFieldManager } from '../../names.ts';
+import { dockerFinalizer, instanceFinalizer, operatorFieldManager } from '../../names.ts';
 import type { Reason } from '../../names.ts';
 import { ApiError, isReason, pods, services } from '../../runtime/client.ts';
-import type { Client, KubernetesObject } from '../../runtime/client.ts';
+import type { Client, KubernetesObject, Resource } from '../../runtime/client.ts';
+import type { CleanupAction } from './dockercleanup.ts';
+import { buildCleanupPod } from './dockerpod.ts';
 import type { Gathered } from './gather.ts';
 import { isOwnedBy } from './owner.ts';
 import type { Action } from './plan.ts';
@@ -102,8 +104,19 @@ export class Actor {
         return;
       case 'remove-finalizer':
         acted.isFinalizerGone = true;
-        await this.#removeFinalizer(instance, signal);
+        await this.#removeFinalizer({ resource: instances, object: instance, finalizer: instanceFinalizer }, signal);
         return;
+      case 'release-pod':
+        await this.#releasePod(gathered, action, signal);
+        return;
+      case 'create-cleanup':
+        await this.#createCleanup(gathered, action, signal);
+        return;
+      case 'remove-cleanup': {
+        const { name: cleanup, uid } = action.cleanup;
+        await this.#client.remove(pods, { namespace, name: cleanup }, { uid, signal });
+        return;
+      }
     }
   }
 
@@ -209,13 +222,59 @@ export class Actor {
     await this.#client.apply(services, desired, { fieldManager: operatorFieldManager, force: true, signal });
   }
 
-  async #removeFinalizer(instance: Instance, signal: AbortSignal): Promise<void> {
-    const { name, namespace = '', uid, resourceVersion, finalizers = [] } = instance.metadata;
-    if (!finalizers.includes(instanceFinalizer)) return;
-    const others = finalizers.filter((finalizer) => finalizer !== instanceFinalizer);
+  async #releasePod(
+    { pods: present, observed: { instance } }: Gathered,
+    { pod, outcome }: CleanupAction & { type: 'release-pod' },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const object = present.find(({ metadata }) => metadata.uid === pod.uid);
+    if (object === undefined) return;
+    await this.#removeFinalizer({ resource: pods, object, finalizer: dockerFinalizer }, signal);
+    if (outcome === 'none') return;
+    const where = `the container of pod "${pod.name}" from the Docker Engine of node "${pod.nodeName ?? ''}"`;
+    const action = 'CleanUp';
+    this.#events.record(
+      instance,
+      outcome === 'removed'
+        ? { type: 'Normal', reason: 'ContainerRemoved', action, note: `Removed ${where}: its launcher could not.` }
+        : {
+            type: 'Warning',
+            reason: 'ContainerLeft',
+            action,
+            note: `Did not remove ${where}: ${outcome.leftBecause}.`,
+          },
+    );
+  }
+
+  async #createCleanup(
+    gathered: Gathered,
+    { pod, isLastTry }: CleanupAction & { type: 'create-cleanup' },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { instance } = gathered.observed;
+    const old = gathered.pods.find(({ metadata }) => metadata.uid === pod.uid);
+    if (old === undefined || this.#sidecars === undefined) return;
+    try {
+      await this.#client.create(pods, buildCleanupPod(instance, old, this.#sidecars.settings), signal);
+    } catch (error) {
+      // Not in the cache yet.
+      if (isReason(error, 'AlreadyExists')) return;
+      if (!isLastTry || !isRefusal(error)) throw error;
+      const leftBecause = `the API server refuses the pod for it: ${messageOf(error)}`;
+      await this.#releasePod(gathered, { type: 'release-pod', pod, outcome: { leftBecause } }, signal);
+    }
+  }
+
+  async #removeFinalizer<T extends KubernetesObject>(
+    { resource, object, finalizer }: { resource: Resource<T>; object: T; finalizer: string },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { name, namespace = '', uid, resourceVersion, finalizers = [] } = object.metadata;
+    if (!finalizers.includes(finalizer)) return;
+    const others = finalizers.filter((other) => other !== finalizer);
     try {
       await this.#client.mergePatch(
-        instances,
+        resource,
         { namespace, name },
         { metadata: { uid, resourceVersion, finalizers: others } },
         signal,
@@ -229,12 +288,21 @@ export class Actor {
 /** What the API server says no to until somebody acts, as a condition; undefined for what is worth another try at once. */
 function refusal(error: unknown, action: Action): Stall | undefined {
   if (error instanceof Refused) return { reason: error.reason, message: `${error.message}.` };
-  if (!(error instanceof ApiError) || ![400, 403, 422].includes(error.code)) return undefined;
+  if (!isRefusal(error)) return undefined;
   if (action.type === 'apply-service')
     return { reason: 'ServiceRejected', message: `The API server refuses the Service: ${messageOf(error)}` };
+  if (action.type === 'create-cleanup')
+    return {
+      reason: 'PodRejected',
+      message: `The API server refuses the pod that is to remove what pod "${action.pod.name}" left on the Docker Engine: ${messageOf(error)}`,
+    };
   if (action.type === 'create-pod')
     return { reason: 'PodRejected', message: `The API server refuses the pod: ${messageOf(error)}` };
   return undefined;
+}
+
+function isRefusal(error: unknown): error is ApiError {
+  return error instanceof ApiError && [400, 403, 422].includes(error.code);
 }
 
 function uidOf(object: KubernetesObject | undefined, signal: AbortSignal): { uid?: string; signal: AbortSignal } {

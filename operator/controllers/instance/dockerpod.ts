@@ -1,10 +1,15 @@
-/** The launcher of the runtime `docker`: a container of the pod that runs the program in a container of the node's Docker Engine. Pure. */
+/**
+ * The launcher of the runtime `docker`, a container of the pod that runs the program in a container of the node's Docker Engine; and the pod that
+ * clears away what a launcher left there. Pure.
+ */
 import { basename, dirname } from 'node:path';
 import { defaultHealthPort, paths } from '../../../sidecar/protocol.ts';
 import { protocolDefault } from '../../api/v1alpha1/instance.ts';
 import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { parseQuantity } from '../../api/v1alpha1/quantity.ts';
-import type { Json, SidecarContext } from './sidecarpod.ts';
+import { cleanupAnnotation, managedBy, managedByLabel } from '../../names.ts';
+import type { Pod } from '../../runtime/client.ts';
+import type { Json, SidecarContext, SidecarSettings } from './sidecarpod.ts';
 import { literal, restricted, sharedMount } from './sidecarpod.ts';
 
 const socketVolume = 'ringmaster-docker';
@@ -38,7 +43,7 @@ export function dockerLauncher(
 ): DockerLauncher {
   const { instance, context, variables } = options;
   const { settings } = context;
-  const { groupId } = settings.docker;
+  const socket = socketAccess(settings.docker);
   return {
     container: {
       name: program['name'],
@@ -51,7 +56,7 @@ export function dockerLauncher(
         ...variables,
         { name: 'RINGMASTER_INSTANCE_UID', value: instance.metadata.uid ?? '' },
         { name: 'RINGMASTER_POD_UID', valueFrom: { fieldRef: { fieldPath: 'metadata.uid' } } },
-        { name: 'RINGMASTER_DOCKER_SOCKET', value: `${socketFolder}/${basename(settings.docker.socketPath)}` },
+        socket.variable,
         {
           name: 'RINGMASTER_DOCKER_SPEC',
           value: literal(JSON.stringify(engineSpec(instance.spec, settings.docker.network))),
@@ -59,13 +64,86 @@ export function dockerLauncher(
       ],
       resources: { requests: setAside(instance.spec) },
       startupProbe: startedWithProgram,
-      securityContext:
-        groupId === undefined ? { ...restricted, runAsNonRoot: false, runAsUser: 0, runAsGroup: 0 } : restricted,
-      volumeMounts: [sharedMount, { name: socketVolume, mountPath: socketFolder }],
+      securityContext: socket.containerSecurity,
+      volumeMounts: [sharedMount, socket.mount],
     },
+    volume: socket.volume,
+    securityContext: socket.podSecurity,
+  };
+}
+
+/** What a container needs to reach the Engine. */
+function socketAccess({ socketPath, groupId }: SidecarSettings['docker']): {
+  variable: Json;
+  mount: Json;
+  volume: Json;
+  containerSecurity: Json;
+  podSecurity: Json;
+} {
+  return {
+    variable: { name: 'RINGMASTER_DOCKER_SOCKET', value: `${socketFolder}/${basename(socketPath)}` },
+    mount: { name: socketVolume, mountPath: socketFolder },
     // The folder and not the file: an Engine that is started again makes a new socket, and a mount of the old one would lead nowhere.
-    volume: { name: socketVolume, hostPath: { path: dirname(settings.docker.socketPath), type: 'Directory' } },
-    securityContext: groupId === undefined ? {} : { supplementalGroups: [groupId] },
+    volume: { name: socketVolume, hostPath: { path: dirname(socketPath), type: 'Directory' } },
+    containerSecurity:
+      groupId === undefined ? { ...restricted, runAsNonRoot: false, runAsUser: 0, runAsGroup: 0 } : restricted,
+    podSecurity: groupId === undefined ? {} : { supplementalGroups: [groupId] },
+  };
+}
+
+/** A little less than what the operator waits for, so that the pod itself says that its time was up. */
+const cleanupSeconds = 90;
+
+/**
+ * Removes what `pod` left on the Engine of its node, and nothing else. Image and socket come from the settings and not from `pod`: whoever may write
+ * pods must not choose what gets the socket. It is owned by that pod and not by the Instance, whose deletion in the foreground would take it first.
+ */
+export function buildCleanupPod(instance: Instance, pod: Pod, settings: SidecarSettings): Pod {
+  const { name, namespace, uid = '' } = pod.metadata;
+  const socket = socketAccess(settings.docker);
+  const onItsNode = { key: 'metadata.name', operator: 'In', values: [pod.spec?.nodeName ?? ''] };
+  const { imagePullSecrets } = pod.spec ?? {};
+  const spec: Json = {
+    restartPolicy: 'OnFailure',
+    activeDeadlineSeconds: cleanupSeconds,
+    terminationGracePeriodSeconds: 1,
+    automountServiceAccountToken: false,
+    enableServiceLinks: false,
+    securityContext: { seccompProfile: { type: 'RuntimeDefault' }, ...socket.podSecurity },
+    // As a DaemonSet's: whatever keeps other pods off the node.
+    affinity: {
+      nodeAffinity: {
+        requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms: [{ matchFields: [onItsNode] }] },
+      },
+    },
+    tolerations: [{ operator: 'Exists' }],
+    ...(imagePullSecrets === undefined ? {} : { imagePullSecrets }),
+    volumes: [socket.volume],
+    containers: [
+      {
+        name: 'cleanup',
+        image: settings.image,
+        imagePullPolicy: settings.pullPolicy,
+        command: ['node', '/app/sidecar/docker/cleanup.js'],
+        env: [{ name: 'RINGMASTER_POD_UID', value: uid }, socket.variable],
+        resources: settings.resources,
+        securityContext: socket.containerSecurity,
+        volumeMounts: [socket.mount],
+      },
+    ],
+  };
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: {
+      name: `${name}-cleanup`,
+      ...(namespace === undefined ? {} : { namespace }),
+      // No label of the Instance: its Service must not find it.
+      labels: { [managedByLabel]: managedBy },
+      annotations: { [cleanupAnnotation]: instance.metadata.name },
+      ownerReferences: [{ apiVersion: 'v1', kind: 'Pod', name, uid, controller: true }],
+    },
+    spec: spec as unknown as NonNullable<Pod['spec']>,
   };
 }
 

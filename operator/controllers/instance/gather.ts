@@ -2,6 +2,7 @@
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { idLabel } from '../../names.ts';
 import type { Pod, Service } from '../../runtime/client.ts';
+import { viewCleanupPod } from './enginecontainer.ts';
 import { allocateId, isInstanceId } from './id.ts';
 import { viewPod } from './observe.ts';
 import { isOwnedBy } from './owner.ts';
@@ -19,7 +20,7 @@ export interface Lister<T> {
 export interface Caches {
   /** Index `id`: by status.id, or by label where there is no status yet. */
   readonly instances: Lister<Instance>;
-  /** Index `owner`: by `namespace/name` of the controlling Instance. */
+  /** Index `owner`: by `namespace/name` of the controlling Instance, or of the one for whose pod a pod cleans up. */
   readonly pods: Lister<Pod>;
   readonly services: Lister<Service>;
 }
@@ -51,13 +52,16 @@ export function gather(
   const instance = caches.instances.get(key);
   if (instance === undefined) return undefined;
   const id = chooseId(caches, instance, options.assignedIds);
-  const pods = caches.pods.byIndex('owner', key).filter((pod) => isOwnedBy(pod, instance));
+  const related = caches.pods.byIndex('owner', key);
+  const pods = related.filter((pod) => isOwnedBy(pod, instance));
   const cachedService = caches.services.get(key);
   const service = cachedService !== undefined && isOwnedBy(cachedService, instance) ? cachedService : undefined;
   const desiredService = buildService(instance, id);
   const observed: Observed = {
     instance,
     pods: pods.map(viewPod),
+    cleanups: related.flatMap((pod) => viewCleanupPod(pod) ?? []),
+    isDockerEnabled: options.sidecar?.docker.isEnabled === true,
     hasService: service !== undefined,
     wantsService: desiredService !== undefined,
     nowMs: options.nowMs,

@@ -1,5 +1,5 @@
 /** What a pod says of the program in it. Pure; the only place that reads a pod's status. */
-import { paths, runtimeMissingExitCode, versionIn } from '../../../sidecar/protocol.ts';
+import { nothingLeft, paths, runtimeMissingExitCode, versionIn } from '../../../sidecar/protocol.ts';
 import {
   logPatternGate,
   podHashAnnotation,
@@ -12,6 +12,8 @@ import {
   workloadContainer,
 } from '../../names.ts';
 import type { Pod } from '../../runtime/client.ts';
+import { viewEngineContainer } from './enginecontainer.ts';
+import type { EngineContainer } from './enginecontainer.ts';
 
 /** How the program in a pod is. */
 export type Phase =
@@ -59,6 +61,8 @@ export interface PodView {
   readonly deletionDueMs: number | undefined;
   readonly createdMs: number;
   readonly isStopCommandSent: boolean;
+  /** Undefined where nothing of the pod is on a Docker Engine, and where that was settled before. */
+  readonly engineContainer: EngineContainer | undefined;
   /** Nothing but the program uses the pod: no other container runs in it, and no port of the node is taken. */
   readonly isProgramAlone: boolean;
   /** It runs, but what ran before it could not start its runtime: until when that counts, and what it said. */
@@ -114,6 +118,7 @@ export function viewPod(pod: Pod): PodView {
     hostIp: status?.hostIP,
     deletionDueMs: deletionDueMs(pod),
     createdMs: Date.parse(metadata.creationTimestamp ?? '') || 0,
+    engineContainer: viewEngineContainer(pod, { launcher: container, hasStarted: hasStarted(pod, container) }),
     isProgramAlone: isProgramAlone(pod),
     doubt: doubtOf(pod, container),
   };
@@ -306,7 +311,7 @@ function sidecarMessage({ state, lastState }: ContainerStatus): string {
 /** The launcher says by this exit code, and in the termination message, that what it needs is not in the image. */
 function runtimeMissing(pod: Pod, { exitCode, message }: { exitCode: number; message?: string }): Finding | undefined {
   if (exitCode !== runtimeMissingExitCode || sidecarStatus(pod) === undefined) return undefined;
-  const said = message?.trim();
+  const said = message?.replace(nothingLeft, '').trim();
   return {
     phase: pod.status?.phase === 'Failed' ? 'failed' : 'blocked',
     cause: 'RuntimeMissing',

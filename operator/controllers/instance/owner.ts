@@ -1,5 +1,6 @@
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { instances } from '../../api/v1alpha1/instance.ts';
+import { cleanupAnnotation } from '../../names.ts';
 import type { KubernetesObject, OwnerReference } from '../../runtime/client.ts';
 
 /** Ties an object to its Instance: the garbage collector removes it afterwards, and foreground deletion waits for it. */
@@ -24,8 +25,9 @@ export function isOwnedBy(object: KubernetesObject, instance: Instance): boolean
   );
 }
 
-/** Name of the Instance that controls `object`, if one does. */
+/** Name of the Instance that controls `object`, or for whose pod it cleans up. */
 export function ownerName(object: KubernetesObject): string | undefined {
   const owner = object.metadata.ownerReferences?.find((reference) => reference.controller === true);
-  return owner?.kind === instances.kind && owner.apiVersion === instances.apiVersion ? owner.name : undefined;
+  if (owner?.kind === instances.kind && owner.apiVersion === instances.apiVersion) return owner.name;
+  return owner?.kind === 'Pod' ? object.metadata.annotations?.[cleanupAnnotation] : undefined;
 }

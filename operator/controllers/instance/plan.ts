@@ -7,6 +7,9 @@
 import type { Instance } from '../../api/v1alpha1/instance.ts';
 import { restartedAtAnnotation } from '../../names.ts';
 import type { Reason } from '../../names.ts';
+import { planCleanup } from './dockercleanup.ts';
+import type { CleanupAction, CleanupPlan } from './dockercleanup.ts';
+import type { CleanupPod } from './enginecontainer.ts';
 import { isOver, judgeDoubt, startingMessage } from './observe.ts';
 import type { PodView } from './observe.ts';
 import { overlayFaults } from './overlay.ts';
@@ -20,6 +23,10 @@ export interface Observed {
   readonly hasService: boolean;
   readonly wantsService: boolean;
   readonly nowMs: number;
+  /** Pods that remove what pods of this Instance left on a Docker Engine. */
+  readonly cleanups?: readonly CleanupPod[];
+  /** Whether the runtime docker is on here. */
+  readonly isDockerEnabled?: boolean;
   /** Image that a sidecar gets now. */
   readonly sidecarImage?: string | undefined;
   /** Why its runtime cannot be had here at all. */
@@ -38,7 +45,8 @@ export type Action =
   | { readonly type: 'remove-pod'; readonly pod: PodView }
   | { readonly type: 'apply-service' }
   | { readonly type: 'remove-service' }
-  | { readonly type: 'remove-finalizer' };
+  | { readonly type: 'remove-finalizer' }
+  | CleanupAction;
 
 /** What the Instance is at, for the status. */
 export type Situation =
@@ -73,24 +81,62 @@ export function plan(seen: Observed): Plan {
   const observed = { ...seen, pods };
   const { instance } = observed;
   const newest = newestPod(pods);
-  if (instance.metadata.deletionTimestamp !== undefined) return { ...planDeleted(observed, newest), newest };
+  const isInstanceDeleted = instance.metadata.deletionTimestamp !== undefined;
+  const cleanup = planCleanup({
+    pods,
+    cleanups: seen.cleanups ?? [],
+    nowMs: seen.nowMs,
+    isDockerEnabled: seen.isDockerEnabled === true,
+    isInstanceDeleted,
+    isOverdue: (pod) => isOverdue(observed, pod),
+  });
+  if (isInstanceDeleted) return { ...planDeleted(observed, newest, cleanup), newest };
   const service = planService(observed);
   const rest = instance.spec.desiredState === 'Stopped' ? planStopped(pods, newest) : planRunning(observed, newest);
-  return { ...rest, actions: [...service, ...rest.actions], newest };
+  const decided = afterCleanup(rest, cleanup);
+  return { ...decided, actions: [...service, ...decided.actions], newest };
 }
 
 /** A pod whose node does not answer holds the deletion up only until it is overdue: then the garbage collector is left with it. */
-function planDeleted({ instance, pods, nowMs }: Observed, newest: PodView | undefined): Decision {
-  const left = pods.filter((pod) => pod.deletionDueMs === undefined || overdueAtMs(instance, pod, nowMs) > nowMs);
-  if (left.length === 0)
-    return { actions: [{ type: 'remove-finalizer' }], situation: { at: 'deleted' }, pod: undefined };
+function planDeleted(
+  observed: Observed,
+  newest: PodView | undefined,
+  { actions, held, ...wait }: CleanupPlan,
+): Decision {
+  const { instance, pods, nowMs } = observed;
+  const left = pods.filter((pod) => pod.deletionDueMs === undefined || !isOverdue(observed, pod));
+  if (left.length === 0 && held.length === 0)
+    return { actions: [...actions, { type: 'remove-finalizer' }], situation: { at: 'deleted' }, pod: undefined };
   const leftMs = left.map((pod) => overdueAtMs(instance, pod, nowMs) - nowMs);
   return {
-    actions: stopAll(left, 'deleted'),
+    actions: [...stopAll(left, 'deleted'), ...actions],
     situation: { at: 'stopping' },
     pod: newest,
-    requeueAfterMs: Math.max(...leftMs),
+    ...(left.length === 0 ? {} : { requeueAfterMs: Math.max(...leftMs) }),
+    ...wait,
   };
+}
+
+/** While a program may still run on the Engine though its pod is over, no other is started, and none counts as stopped. */
+function afterCleanup(rest: Decision, cleanup: CleanupPlan): Decision {
+  const waits = [rest.requeueAfterMs, cleanup.requeueAfterMs].filter((waitMs) => waitMs !== undefined);
+  const requeue = waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) };
+  const [held] = cleanup.held;
+  const creates = rest.actions.some(({ type }) => type === 'create-pod');
+  if (held === undefined || (!creates && rest.situation.at !== 'stopped'))
+    return { ...rest, actions: [...cleanup.actions, ...rest.actions], ...requeue };
+  const message = `What pod "${held.name}" left on the Docker Engine of node "${held.nodeName ?? ''}" is being removed.`;
+  const { at } = rest.situation;
+  return {
+    actions: [...cleanup.actions, ...rest.actions.filter(({ type }) => type !== 'create-pod')],
+    situation: at === 'stopped' ? { at: 'stopping' } : { at: at === 'lost' ? 'lost' : 'starting', message },
+    pod: held,
+    ...requeue,
+  };
+}
+
+function isOverdue({ instance, nowMs }: Observed, pod: PodView): boolean {
+  return pod.deletionDueMs !== undefined && overdueAtMs(instance, pod, nowMs) <= nowMs;
 }
 
 function planStopped(pods: readonly PodView[], newest: PodView | undefined): Decision {

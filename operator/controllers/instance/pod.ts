@@ -6,6 +6,7 @@ import type { Instance, InstanceSpec } from '../../api/v1alpha1/instance.ts';
 import { instanceSpec, protocolDefault } from '../../api/v1alpha1/instance.ts';
 import {
   configurationLabel,
+  dockerFinalizer,
   idLabel,
   instanceLabel,
   logPatternGate,
@@ -88,6 +89,7 @@ export function buildPod(instance: Instance, identity: { id: string; sequence: n
         ...(restartedAt === undefined ? {} : { [restartedAtAnnotation]: restartedAt }),
       },
       ownerReferences: [ownerReference(instance)],
+      ...(spec.runtime === 'docker' ? { finalizers: [dockerFinalizer] } : {}),
     },
     spec: withTemplates(mergeOverlay(podSpec(instance, identity.id, context), template?.spec ?? {}), {
       instance,

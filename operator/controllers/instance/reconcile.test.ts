@@ -472,3 +472,82 @@ for (const [reason, version, words] of [
     assert.equal(conditions()['SidecarUnsupported'], undefined);
   });
 }
+
+const dockerKeys = { settings: sidecarContext.settings, keys: { ensure: () => Promise.resolve('key') } };
+
+/** One under docker that runs, and whose pod is then deleted by force; its launcher is killed before it says anything. */
+async function forcedWorld(through: (server: FakeClient) => Client = (server) => server): Promise<World> {
+  const world = new World();
+  world.start(through(world.server), { sidecars: dockerKeys });
+  await world.create({ runtime: 'docker' });
+  await world.settle();
+  await world.podStatus(runningStatus);
+  await world.settle();
+  const { name } = world.pods[0]?.metadata ?? { name: '' };
+  await world.server.remove(pods, { ...ref, name }, { gracePeriodSeconds: 0 });
+  const finishedAt = new Date(world.clock.now()).toISOString();
+  const terminated = { exitCode: 137, containerID: 'containerd://1', finishedAt };
+  await world.podStatus({ phase: 'Failed', containerStatuses: [containerStatus({ state: { terminated } })] });
+  return world;
+}
+
+function namesOf(list: readonly Pod[]): string[] {
+  return list.map(({ metadata }) => metadata.name.replace(/-[0-9a-z]{6}-/, '-'));
+}
+
+/** Plays the kubelet of the cleanup. */
+async function endCleanup(world: World, phase: 'Succeeded' | 'Failed'): Promise<void> {
+  await world.podStatus(
+    { phase },
+    world.pods.findIndex(({ metadata }) => metadata.name.endsWith('-cleanup')),
+  );
+}
+
+test('reconcile: what a lost pod left on the Engine is removed before the next pod is made, whenever the operator is killed', async () => {
+  for (const verb of ['create', 'mergePatch', 'remove'] as const) {
+    let client: ReturnType<typeof withFaults> | undefined;
+    const world = await forcedWorld((server) => (client = withFaults(server, new FakeClock())));
+    // The write is carried out, and the process that made it does not live to know.
+    client?.add({ verb, resource: 'pods', action: { lose: new Error('killed') } });
+    const survive = async (): Promise<void> => {
+      await world.settle().catch(() => undefined);
+      world.start(world.client, { sidecars: dockerKeys });
+      await world.settle();
+    };
+    await survive();
+    assert.deepEqual(namesOf(world.pods), ['lobby-1', 'lobby-1-cleanup'], verb);
+    await endCleanup(world, 'Succeeded');
+    await survive();
+    const left = world.pods.filter(({ metadata }) => metadata.deletionTimestamp === undefined);
+    assert.deepEqual(namesOf(left), ['lobby-2'], verb);
+  }
+});
+
+test('reconcile: an Instance whose pod was lost is gone when its container is, and says so', async () => {
+  const world = await forcedWorld();
+  await world.server.remove(instances, ref);
+  await world.settle();
+  assert.deepEqual(namesOf(world.pods), ['lobby-1', 'lobby-1-cleanup']);
+  assert.ok(world.instance.metadata.finalizers?.includes(instanceFinalizer));
+  await endCleanup(world, 'Succeeded');
+  await world.settle();
+  assert.equal(world.server.peek(instances, ref), undefined);
+  assert.ok(world.events.includes('ContainerRemoved'));
+  assert.ok(!namesOf(world.pods).includes('lobby-1'), 'its cleanup goes with it');
+});
+
+test('reconcile: a cleanup that the API server refuses is a condition, and given up after a while', async () => {
+  const forbidden = new ApiError({ code: 403, reason: 'Forbidden', message: 'violates PodSecurity' });
+  const rule: Fault = { verb: 'create', resource: 'pods', from: 2, times: Infinity, action: { fail: forbidden } };
+  const world = await forcedWorld((server) => withFaults(server, new FakeClock(), [rule]));
+  await world.server.remove(instances, ref);
+  assert.deepEqual(await world.pass(), { requeueAfterMs: 10_000 });
+  assert.equal(stalledOf(world.instance), 'PodRejected');
+  await world.clock.advance(11_000);
+  assert.deepEqual(await world.pass(), { requeueAfterMs: 30_000 });
+  await world.clock.advance(110_000);
+  await world.settle();
+  assert.equal(world.server.peek(instances, ref), undefined);
+  assert.ok(world.events.includes('ContainerLeft'));
+  assert.deepEqual(world.pods, []);
+});
