@@ -5,6 +5,7 @@
  * the process ends, and is started again as a candidate: nothing that a deposed leader knew lives on.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
+import { AnswerSender } from './answers/sender.ts';
 import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
@@ -219,23 +220,24 @@ async function leadConsole(
   leadership: Leadership,
   { writer, sink, keys }: { writer: Client; sink: EventSink; keys: SidecarKeys | undefined },
 ): Promise<void> {
-  const io = createProgramIo({
-    ...{ client: writer, instances: caches.instances, metrics, log },
-    masterKey: keys === undefined ? undefined : { read: () => keys.read(leadership.signal) },
-  });
+  const masterKey = keys === undefined ? undefined : { read: () => keys.read(leadership.signal) };
+  const io = createProgramIo({ client: writer, instances: caches.instances, metrics, log, masterKey });
   const world = {
     ...{ client: writer, clock: systemClock, random: Math.random, identity, io },
     ...{ ...caches, ...consoleCaches },
     releaseNamespace: settings.RINGMASTER_NAMESPACE,
     defaultImage: settings.RINGMASTER_DEFAULT_IMAGE,
   };
+  const answers = masterKey === undefined ? undefined : new AnswerSender({ masterKey, clock: systemClock, log });
   await runConsole(
     {
       ...{ world, commands: consoleCaches.commands, events: sink, log, createLoop },
       workers: settings.RINGMASTER_COMMAND_WORKERS,
+      ...(answers === undefined ? {} : { answers }),
     },
     leadership.stopping,
   );
+  answers?.close();
   io.close();
 }
 

@@ -27,6 +27,56 @@ test('CommandReconciler: a command that reads costs one status write and is not 
   assert.deepEqual([status.phase, status.exitCode], ['Succeeded', 0]);
 });
 
+test('CommandReconciler: what only reads is answered before its record is written, and with the same', async () => {
+  const rig = await rigWithLobby();
+  for (const [line, exitCode] of [
+    ['instance list', 0],
+    ['instance info nobody', 1],
+    ['nonsense', 2],
+  ] as const) {
+    const key = await rig.issue(line, { answerTo: '10.0.0.7' });
+    const writes = rig.writesOf('ConsoleCommand').length;
+    await rig.operator().reconcile(key, signal);
+    const { metadata, status } = rig.command(key) ?? {};
+    assert.equal(status?.exitCode, exitCode);
+    const answer = { name: metadata?.name, uid: metadata?.uid, status };
+    assert.deepEqual(rig.answers.splice(0), [{ address: '10.0.0.7', answer, writes }]);
+  }
+});
+
+test('CommandReconciler: what changes something is not answered but recorded, and so is what nobody asked an answer for', async () => {
+  const rig = await rigWithLobby();
+  const operator = rig.operator();
+  await operator.reconcile(await rig.issue('instance execute lobby stop', { answerTo: '10.0.0.7' }), signal);
+  await operator.reconcile(await rig.issue('instance list'), signal);
+  await operator.reconcile(await rig.issue('instance list', { answerTo: '10.0.0.7' }, 'games'), signal);
+  assert.deepEqual(rig.answers, []);
+});
+
+test('CommandReconciler: a command that was broken off is not answered', async () => {
+  const rig = await rigWithLobby();
+  const key = await rig.issue('instance logs lobby', { answerTo: '10.0.0.7' });
+  const stop = new AbortController();
+  const tail = (): Promise<string[]> => {
+    stop.abort(new Error('Over'));
+    return Promise.reject(new Error('Over'));
+  };
+  const io = { ...rig.world().io, tail };
+  await assert.rejects(rig.operator({ io }).reconcile(key, stop.signal), { message: 'Over' });
+  assert.deepEqual(rig.answers, []);
+});
+
+test('CommandReconciler: an answer whose record fails at first is given once', async () => {
+  const rig = await rigWithLobby();
+  const key = await rig.issue('instance list', { answerTo: '10.0.0.7' });
+  const fault = { verb: 'mergePatchStatus', action: { fail: new Error('refused') } } as const;
+  const operator = rig.operator({ client: withFaults(rig.server, rig.clock, [fault]) });
+  await assert.rejects(operator.reconcile(key, signal));
+  await operator.reconcile(key, signal);
+  assert.equal(rig.answers.length, 1);
+  assert.equal(rig.command(key)?.status?.phase, 'Succeeded');
+});
+
 test('CommandReconciler: a command that changes something is claimed first, and runs once however far the cache lags', async () => {
   const rig = await rigWithLobby();
   const key = await rig.issue('instance execute lobby say  hi ', { issuedBy: { kind: 'ApiKey', name: 'panel' } });
