@@ -289,13 +289,13 @@ describe('rendered', () => {
       'demo-ringmaster-master': [
         'Ingress,Egress',
         'from ingress prometheus ringmaster demo test: TCP 7000-7000',
-        'from operator demo ringmaster: TCP 7001-7001',
+        'from ringmaster demo operator: TCP 7001-7001',
         ...[api, sidecars, dns],
       ],
       'demo-ringmaster-operator': [
         'Ingress,Egress',
         'from prometheus: TCP 8080-8080',
-        ...[api, sidecars, 'to master demo ringmaster: TCP 7001-7001', dns],
+        ...[api, sidecars, 'to ringmaster demo master: TCP 7001-7001', dns],
       ],
       'demo-demo-ringmaster-instances': [
         'Ingress',
@@ -363,7 +363,7 @@ describe('least privilege', () => {
         'apikeys.ringmaster.dev [] [get list watch]',
         'apikeys.ringmaster.dev/status [] [patch]',
         'consolecommands.ringmaster.dev [] [get list watch]',
-        'consolecommands.ringmaster.dev/status [] [patch]',
+        'consolecommands.ringmaster.dev/status [] [update patch]',
         'events.events.k8s.io [] [create patch]',
         'instanceconfigurations.ringmaster.dev [] [get list watch create update delete]',
         'instanceconfigurations.ringmaster.dev/finalizers [] [update]',

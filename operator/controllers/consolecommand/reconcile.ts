@@ -42,6 +42,8 @@ export interface CommandReconcilerOptions {
 /** A command that this process began. */
 interface Begun {
   readonly uid: string;
+  /** Its status was written already. */
+  readonly isClaimed: boolean;
   /** How it ended, until that is written. */
   ended?: ConsoleCommandStatus;
   isWritten: boolean;
@@ -81,7 +83,7 @@ export class CommandReconciler {
     const invocation = this.#parse(command.spec.line);
     const isClaimed = !(invocation instanceof UsageFault) && invocation.command.changes;
     if (isClaimed && status?.phase !== 'Running') await this.#claim(command, signal);
-    const begun: Begun = { uid: metadata.uid ?? '', isWritten: false };
+    const begun: Begun = { uid: metadata.uid ?? '', isClaimed, isWritten: false };
     this.#begun.set(key, begun);
     begun.ended = await this.#run(command, invocation, signal);
     // What changed something is recorded before it is told: otherwise a crash in between would make `Interrupted` of what the client knows as done.
@@ -175,8 +177,24 @@ export class CommandReconciler {
 
   async #finish(command: ConsoleCommand, begun: Begun, signal: AbortSignal): Promise<void> {
     if (begun.isWritten || begun.ended === undefined) return;
-    await this.#write(command, begun.ended, signal);
+    if (begun.isClaimed || !(await this.#create(command, begun.ended, signal))) {
+      await this.#write(command, begun.ended, signal);
+    }
     begun.isWritten = true;
+  }
+
+  /**
+   * The first and only status of a command: an update costs the server less than a patch. False: it has to be patched, because the cache is behind, an
+   * answer was lost, or the release's rights are older.
+   */
+  async #create(command: ConsoleCommand, status: ConsoleCommandStatus, signal: AbortSignal): Promise<boolean> {
+    try {
+      await this.#options.world.client.updateStatus(consoleCommands, { ...command, status }, signal);
+      return true;
+    } catch (error) {
+      if (error instanceof ApiError && error.code >= 400 && error.code < 500 && error.code !== 429) return false;
+      throw error;
+    }
   }
 
   async #flush(
