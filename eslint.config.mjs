@@ -88,6 +88,7 @@ export default defineConfig(
     files: ['operator/sidecar/**'],
     forbidden: [...upper, 'master', 'controllers', 'logs', 'api'],
   }),
+  layer({ files: ['operator/answers/**'], forbidden: [...upper, 'master', 'controllers', 'logs'] }),
   layer({ files: ['operator/controllers/**'], forbidden: [...upper, 'master', 'logs'] }),
   layer({ files: ['operator/logs/**'], forbidden: [...upper, 'master', 'controllers'] }),
   layer({ files: ['operator/master/**'], forbidden: [...upper, 'controllers'], owns: ['ws', 'express', 'express-ws'] }),

@@ -282,18 +282,21 @@ describe('rendered', () => {
           return [metadata.name, [policyTypes.join(), ...rows]];
         }),
     );
-    const out = [
-      'to 10.0.0.1/32: TCP 443-443 TCP 6443-6443',
-      'to ringmaster: TCP 7070-7070',
-      'to kube-dns: UDP 53-53 TCP 53-53',
-    ];
+    const api = 'to 10.0.0.1/32: TCP 443-443 TCP 6443-6443';
+    const sidecars = 'to ringmaster: TCP 7070-7070';
+    const dns = 'to kube-dns: UDP 53-53 TCP 53-53';
     assert.deepEqual(paths, {
       'demo-ringmaster-master': [
         'Ingress,Egress',
         'from ingress prometheus ringmaster demo test: TCP 7000-7000',
-        ...out,
+        'from ringmaster demo operator: TCP 7001-7001',
+        ...[api, sidecars, dns],
       ],
-      'demo-ringmaster-operator': ['Ingress,Egress', 'from prometheus: TCP 8080-8080', ...out],
+      'demo-ringmaster-operator': [
+        'Ingress,Egress',
+        'from prometheus: TCP 8080-8080',
+        ...[api, sidecars, 'to ringmaster demo master: TCP 7001-7001', dns],
+      ],
       'demo-demo-ringmaster-instances': [
         'Ingress',
         'from demo ringmaster demo: TCP 7070-7070',
@@ -360,7 +363,7 @@ describe('least privilege', () => {
         'apikeys.ringmaster.dev [] [get list watch]',
         'apikeys.ringmaster.dev/status [] [patch]',
         'consolecommands.ringmaster.dev [] [get list watch]',
-        'consolecommands.ringmaster.dev/status [] [patch]',
+        'consolecommands.ringmaster.dev/status [] [update patch]',
         'events.events.k8s.io [] [create patch]',
         'instanceconfigurations.ringmaster.dev [] [get list watch create update delete]',
         'instanceconfigurations.ringmaster.dev/finalizers [] [update]',

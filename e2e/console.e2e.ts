@@ -4,8 +4,10 @@ import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { after, before, test } from 'node:test';
 import WebSocket from 'ws';
+import { run } from './cluster/command.ts';
 import { poll } from './harness.ts';
 import { applyInstance, call, createKey, enterWorld, eventually, masters, shellProgram } from './live-harness.ts';
 import type { World } from './live-harness.ts';
@@ -170,15 +172,72 @@ test('console: either replica runs commands, and each is kept as a record of who
     const client = await new Console({ url }).open();
     client.ws.send('instance list');
     await client.until('a list', (frames) => frames.length > 0);
-    const records = JSON.parse(
-      await world.cluster.kubectl([
-        ...['get', 'consolecommands', '-n', releaseNamespace, '-l', `ringmaster.dev/master=${name}`, '-o', 'json'],
-      ]),
-    ) as { items: { spec: { line: string; issuedBy: { kind: string } }; status: { phase: string } }[] };
-    const last = records.items.at(-1);
-    assert.equal(last?.spec.issuedBy.kind, 'ApiKey');
-    assert.ok(records.items.every(({ status }) => status.phase === 'Succeeded' || status.phase === 'Failed'));
+    // The answer may come ahead of its record.
+    await eventually('all records to have ended', async () => {
+      const records = await recordsOf(name);
+      assert.equal(records.at(-1)?.spec.issuedBy.kind, 'ApiKey');
+      return records.every(({ status }) => status?.phase === 'Succeeded' || status?.phase === 'Failed');
+    });
   }
+});
+
+interface CommandRecord {
+  readonly spec: { line: string; session?: string; issuedBy: { kind: string } };
+  readonly status?: { phase: string; output?: string[] };
+}
+
+async function recordsOf(master: string): Promise<CommandRecord[]> {
+  const selector = `ringmaster.dev/master=${master}`;
+  const out = await world.cluster.kubectl([
+    ...['get', 'consolecommands', '-n', releaseNamespace, '-l', selector, '-o', 'json'],
+  ]);
+  return (JSON.parse(out) as { items: CommandRecord[] }).items;
+}
+
+async function endsBy(url: string, type: 'answer' | 'record'): Promise<number> {
+  const { text } = await call(url, '/api/metrics');
+  const value = new RegExp(`^ringmaster_console_command_ends_total\\{type="${type}"\\} (\\d+)$`, 'm').exec(text)?.[1];
+  return Number(value ?? 0);
+}
+
+test('console: what only reads is answered straight, and without a way from the operator to the Master by its record, each line once', async () => {
+  const [{ url, name, uid }] = await masters(world);
+  const client = await new Console({ url }).open();
+  const ask = async (count: number): Promise<string[]> => {
+    const from = client.frames.length;
+    client.ws.send('nonsense\n'.repeat(count));
+    await client.until(`${count} answers`, (frames) => frames.length >= from + count);
+    return client.frames.slice(from);
+  };
+  const straight = await endsBy(url, 'answer');
+  assert.deepEqual(await ask(20), new Array(20).fill(unknown));
+  // The first may be on its way while the connection is made, and on a busy machine a record may be faster. Metrics are a moment old.
+  await eventually('most to have been answered straight', async () => (await endsBy(url, 'answer')) >= straight + 10);
+  await eventually('the records', async () => {
+    const own = (await recordsOf(name)).filter(({ spec, status }) => spec.line === 'nonsense' && status !== undefined);
+    return own.length >= 20 && own.every(({ status }) => status?.output?.[0] === unknown);
+  });
+  const [pid = 0] = await pidsInPod(uid, 'operator/master.ts');
+  const nft = ['--net', '--target', String(pid), 'nft'];
+  await run('nsenter', [
+    ...nft,
+    'add table inet cut { chain i { type filter hook input priority 0; tcp dport 7001 drop; }; }',
+  ]);
+  await sleep(300);
+  const [cut, recorded] = [await endsBy(url, 'answer'), await endsBy(url, 'record')];
+  try {
+    assert.deepEqual(await ask(20), new Array(20).fill(unknown));
+  } finally {
+    await run('nsenter', [...nft, 'delete', 'table', 'inet', 'cut']);
+  }
+  await eventually('the records to be counted', async () => (await endsBy(url, 'record')) === recorded + 20);
+  assert.equal(await endsBy(url, 'answer'), cut);
+  // What was on its way is sent again by the kernel, and nobody waits for it.
+  await sleep(3_000);
+  const seen = client.frames.length;
+  assert.deepEqual(await ask(1), [unknown]);
+  assert.equal(client.frames.length, seen + 1);
+  assert.equal(seen, 40);
 });
 
 test('console: a deleted key closes its console with 1008 within a second, and no other', async () => {

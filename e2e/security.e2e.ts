@@ -54,8 +54,12 @@ test('security: nobody but the Master can write a command that names somebody el
   await cluster.kubectl(['create', 'rolebinding', 'security-alice', '--clusterrole=admin', '--user=alice', ...atHome]);
   world.cleanups.push(() => cluster.kubectl(['delete', 'rolebinding', 'security-alice', ...atHome]));
   const master = `system:serviceaccount:${releaseNamespace}:${releaseName}-master`;
-  const create = async (as: readonly string[], spec: object, namespace = releaseNamespace): Promise<string> => {
-    const metadata = { generateName: 'security-', namespace };
+  const create = async (
+    as: readonly string[],
+    { annotations = {}, ...spec }: { annotations?: object },
+    namespace = releaseNamespace,
+  ): Promise<string> => {
+    const metadata = { generateName: 'security-', namespace, annotations };
     const command = { apiVersion: 'ringmaster.dev/v1alpha1', kind: 'ConsoleCommand', metadata };
     const input = JSON.stringify({ ...command, spec: { line: 'help', ...spec } });
     return cluster.kubectl(['create', '--dry-run=server', '--output=name', '-f', '-', ...as], { input });
@@ -67,6 +71,8 @@ test('security: nobody but the Master can write a command that names somebody el
     [['--as=alice'], user('alice')],
     [[`--as=${master}`], { ...key, session: 's' }],
     [[`--as=${master}`], user('alice')],
+    [[`--as=${master}`], { annotations: { 'ringmaster.dev/answer-to': '10.0.0.1' } }],
+    [['--as=alice'], { annotations: { note: 'by hand' } }],
     // It counts for nothing there.
     [[], key, world.namespace],
   ];
@@ -78,6 +84,12 @@ test('security: nobody but the Master can write a command that names somebody el
     [['--as=alice'], user('bob'), sentence('alice')],
     [['--as=alice'], { issuedBy: { kind: 'ApiKey', name: 'alice' } }, sentence('alice')],
     [['--as=alice'], { session: 's' }, /spec\.session belongs to a console session of the Master: leave it out/],
+    // The operator would connect to it.
+    [
+      ['--as=alice'],
+      { annotations: { 'ringmaster.dev/answer-to': '10.0.0.1' } },
+      /the annotation ringmaster\.dev\/answer-to is the Master's: leave it out/,
+    ],
     // Whoever may do everything, too, and another account of ours.
     [[], key, /names who gives the command/],
     [['--as=alice', '--as-group=system:masters'], user('bob'), sentence('alice')],

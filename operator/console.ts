@@ -1,4 +1,5 @@
 /** Wires the operator's side of the console: the caches that commands answer from, and the two loops that run and delete ConsoleCommands. */
+import type { AnswerSender } from './answers/sender.ts';
 import type { ConsoleCommand } from './api/v1alpha1/consolecommand.ts';
 import { consoleCommands } from './api/v1alpha1/consolecommand.ts';
 import { CommandCleaner } from './controllers/consolecommand/clean.ts';
@@ -9,7 +10,7 @@ import { configMaps } from './controllers/consolecommand/world.ts';
 import type { ConfigMap, World } from './controllers/consolecommand/world.ts';
 import type { EventSink } from './controllers/instance/act.ts';
 import type { Logger } from './log.ts';
-import { templateLabel } from './names.ts';
+import { answerToAnnotation, templateLabel } from './names.ts';
 import { cacheOptions } from './process.ts';
 import type { ProcessParts } from './process.ts';
 import type { Controller, Reconcile } from './runtime/controller.ts';
@@ -52,6 +53,8 @@ export interface ConsoleOptions {
   readonly commands: InformerSet<ConsoleCommand>;
   readonly events: EventSink;
   readonly log: Logger;
+  /** Absent: Masters read the records. */
+  readonly answers?: AnswerSender;
   /** Commands that run at the same time. */
   readonly workers: number;
   readonly createLoop: (
@@ -78,12 +81,14 @@ export async function runConsole(options: ConsoleOptions, signal: AbortSignal): 
   unsubscribe();
 }
 
-/** Without what it printed, and, once it has ended, without the line: there may be tens of thousands of them. */
+/** Without what it printed, and, once it has ended, without the line and where to answer: there may be tens of thousands of them. */
 export function keepCommand(command: ConsoleCommand): ConsoleCommand {
   const { metadata, spec, status } = command;
   const { name, namespace, uid, resourceVersion, generation, creationTimestamp, deletionTimestamp } = metadata;
-  const kept = { name, namespace, uid, resourceVersion, generation, creationTimestamp, deletionTimestamp };
   const ended = hasEnded(command);
+  const answerTo = ended ? undefined : metadata.annotations?.[answerToAnnotation];
+  const annotations = answerTo === undefined ? undefined : { [answerToAnnotation]: answerTo };
+  const kept = { name, namespace, uid, resourceVersion, generation, creationTimestamp, deletionTimestamp, annotations };
   const rest = { ...status };
   delete rest.output;
   delete rest.result;

@@ -69,6 +69,8 @@ export const masterEnvironment = z.object({
   RINGMASTER_CLUSTER_NAME: z.string().min(1).max(253).default('ringmaster'),
   /** File of the master key, 32 bytes. Absent: only Instances of the runtime kubernetes are served. */
   RINGMASTER_MASTER_KEY_FILE: z.string().min(1).optional(),
+  /** This pod's address, where the operator may send answers. Absent, or without a master key: they are read from the records. */
+  POD_IP: z.union([z.ipv4(), z.ipv6()]).optional(),
   /** The audience that Kubernetes tokens must be for. Absent: only ApiKeys count. */
   RINGMASTER_TOKEN_AUDIENCE: z.string().min(1).max(253).optional(),
   /** Whether there is the right to list and watch Nodes; without it the calls about nodes are refused. */

@@ -1,10 +1,12 @@
 /**
  * The operator process: watches Instances, their configurations, ApiKeys, pods and Services, and reconciles them while it leads.
  *
- * Every replica keeps its caches filled, so that a new leader starts at once; only the leader has queues and workers. When a leadership ends
+ * Every replica keeps its caches filled, so that a new leader starts at once; only the leader has queues and workers. Commands are the exception: each
+ * costs whoever watches it two events, with all that it printed, and what waits for a new leader is listed in a moment. When a leadership ends
  * the process ends, and is started again as a candidate: nothing that a deposed leader knew lives on.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
+import { AnswerSender } from './answers/sender.ts';
 import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
@@ -26,6 +28,7 @@ import type { SidecarSettings } from './controllers/instance/sidecarpod.ts';
 import { Stopper } from './controllers/instance/stopper.ts';
 import { operatorEnvironment, readEnvironment } from './environment.ts';
 import { serveHealth } from './health.ts';
+import type { CacheState } from './health.ts';
 import { stripAnsi } from './master/ansi.ts';
 import { group, managedBy, managedByLabel } from './names.ts';
 import { observeController, observeQueue } from './observers.ts';
@@ -35,7 +38,7 @@ import { pods, services } from './runtime/client.ts';
 import type { Client, KubernetesObject, Pod, Service } from './runtime/client.ts';
 import { systemClock } from './runtime/clock.ts';
 import { Controller } from './runtime/controller.ts';
-import type { Reconcile } from './runtime/controller.ts';
+import type { ControllerOptions, Reconcile } from './runtime/controller.ts';
 import { EventRecorder } from './runtime/events.ts';
 import { fence } from './runtime/fence.ts';
 import { keyOf } from './runtime/informer.ts';
@@ -60,19 +63,14 @@ const consoleCaches = createConsoleCaches(parts, {
   releaseNamespace: settings.RINGMASTER_NAMESPACE,
 });
 const identity = `${settings.POD_NAME}_${randomUUID()}`;
-const all = [
-  caches.instances,
-  caches.configurations,
-  caches.keys,
-  caches.pods,
-  caches.services,
-  consoleCaches.commands,
-];
+const all = [caches.instances, caches.configurations, caches.keys, caches.pods, caches.services];
+/** Grows with the leadership. */
+const watched: CacheState[] = [...all];
 /** Commands can do without: where the right to read them is missing, those that need it say so, and all others work. */
 const optional = [consoleCaches.templates, consoleCaches.nodes].filter((cache) => cache !== undefined);
 const watching = new AbortController();
 const running = [...all, ...optional].map((informer) => informer.run(watching.signal));
-await serveHealth({ port: settings.RINGMASTER_HEALTH_PORT, metrics, caches: all }, watching.signal);
+await serveHealth({ port: settings.RINGMASTER_HEALTH_PORT, metrics, caches: watched }, watching.signal);
 
 const elector = new LeaderElector({
   client,
@@ -219,23 +217,29 @@ async function leadConsole(
   leadership: Leadership,
   { writer, sink, keys }: { writer: Client; sink: EventSink; keys: SidecarKeys | undefined },
 ): Promise<void> {
-  const io = createProgramIo({
-    ...{ client: writer, instances: caches.instances, metrics, log },
-    masterKey: keys === undefined ? undefined : { read: () => keys.read(leadership.signal) },
-  });
+  const masterKey = keys === undefined ? undefined : { read: () => keys.read(leadership.signal) };
+  const io = createProgramIo({ client: writer, instances: caches.instances, metrics, log, masterKey });
   const world = {
     ...{ client: writer, clock: systemClock, random: Math.random, identity, io },
     ...{ ...caches, ...consoleCaches },
     releaseNamespace: settings.RINGMASTER_NAMESPACE,
     defaultImage: settings.RINGMASTER_DEFAULT_IMAGE,
   };
+  const { commands } = consoleCaches;
+  watched.push(commands);
+  const commandsDone = commands.run(leadership.stopping);
+  const answers = masterKey === undefined ? undefined : new AnswerSender({ masterKey, clock: systemClock, log });
   await runConsole(
     {
-      ...{ world, commands: consoleCaches.commands, events: sink, log, createLoop },
+      ...{ world, commands, events: sink, log },
+      createLoop: (name, reconcile, workers) => createLoop(name, reconcile, { workers, informers: [...all, commands] }),
       workers: settings.RINGMASTER_COMMAND_WORKERS,
+      ...(answers === undefined ? {} : { answers }),
     },
     leadership.stopping,
   );
+  await commandsDone;
+  answers?.close();
   io.close();
 }
 
@@ -269,14 +273,17 @@ function sidecarSettings(): SidecarSettings | undefined {
 function createLoop(
   name: string,
   reconcile: Reconcile,
-  workers: number = settings.RINGMASTER_WORKERS,
+  {
+    workers = settings.RINGMASTER_WORKERS,
+    informers = all,
+  }: Partial<Pick<ControllerOptions, 'workers' | 'informers'>> = {},
 ): { queue: WorkQueue; controller: Controller } {
   const queue = new WorkQueue({ clock: systemClock, random: Math.random, observer: observeQueue(metrics, name) });
   const controller = new Controller({
     name,
     queue,
     reconcile,
-    informers: all,
+    informers,
     workers,
     reconcileTimeoutMs,
     clock: systemClock,

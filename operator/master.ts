@@ -1,4 +1,6 @@
 /** The Master process: watches Instances and ApiKeys, follows logs, and serves clients. Any replica serves any client; all that it writes is ConsoleCommands. */
+import { AnswerListener } from './answers/listener.ts';
+import type { Answer } from './answers/protocol.ts';
 import type { ApiKey } from './api/v1alpha1/apikey.ts';
 import { apiKeys } from './api/v1alpha1/apikey.ts';
 import type { Instance } from './api/v1alpha1/instance.ts';
@@ -27,8 +29,8 @@ import { systemClock } from './runtime/clock.ts';
 import { InformerSet } from './runtime/informerset.ts';
 import { keepNode, nodes } from './runtime/nodes.ts';
 import { createSidecarClient } from './sidecar/client.ts';
-import type { SidecarClient } from './sidecar/client.ts';
 import { createMasterKey } from './sidecar/masterkey.ts';
+import type { MasterKey } from './sidecar/masterkey.ts';
 
 /** For the withdrawal of commands whose clients had to go. */
 const withdrawalGraceMs = 3_000;
@@ -75,7 +77,8 @@ keyCache.onChange((_, previous, next) => {
 });
 
 for (const runtime of runtimes) beginUpstreams(metrics, runtime);
-const sidecars = await createSidecars(settings.RINGMASTER_MASTER_KEY_FILE);
+const masterKey = await openMasterKey(settings.RINGMASTER_MASTER_KEY_FILE);
+const sidecars = masterKey === undefined ? undefined : createSidecarClient({ masterKey });
 const sourceFor = createSources({
   ...{ client, sidecars, directory, log },
   clock: systemClock,
@@ -89,12 +92,14 @@ const hub = createHub({
 });
 const dispatcher = new ClusterDispatcher({
   ...{ client, log, metrics },
+  answerTo: masterKey === undefined ? undefined : settings.POD_IP,
   namespace: settings.RINGMASTER_NAMESPACE,
   master: settings.POD_NAME,
   clock: systemClock,
   random: Math.random,
   observer: observeReflector(metrics),
 });
+const answers = await listenForAnswers();
 const certificate = await openTls(settings);
 const server = createServer({
   port: settings.RINGMASTER_PORT,
@@ -131,6 +136,7 @@ await untilAborted(stop);
 await server.drain();
 // What clients that had to go left behind is withdrawn, if no operator has it yet.
 await dispatcher.idle(withdrawalGraceMs);
+answers?.close();
 hub.close();
 sidecars?.close();
 keys.close();
@@ -139,14 +145,25 @@ await Promise.all(running);
 log.info('Ended');
 
 /** Undefined without a key. A key that is there but cannot be used ends the start. */
-async function createSidecars(keyPath: string | undefined): Promise<SidecarClient | undefined> {
+async function openMasterKey(keyPath: string | undefined): Promise<MasterKey | undefined> {
   if (keyPath === undefined) {
     log.warn('RINGMASTER_MASTER_KEY_FILE is not set: only Instances of the runtime kubernetes are served');
     return undefined;
   }
-  const masterKey = createMasterKey(keyPath, log);
-  await masterKey.read();
-  return createSidecarClient({ masterKey });
+  const opened = createMasterKey(keyPath, log);
+  await opened.read();
+  return opened;
+}
+
+/** Undefined where no operator can send any. */
+async function listenForAnswers(): Promise<AnswerListener | undefined> {
+  if (masterKey === undefined || settings.POD_IP === undefined) return undefined;
+  const onAnswer = (answer: Answer): void => {
+    dispatcher.answer(answer);
+  };
+  const listener = new AnswerListener({ masterKey, log, onAnswer });
+  await listener.listen();
+  return listener;
 }
 
 function createReviewsFor(audience: string | undefined): Reviews | undefined {

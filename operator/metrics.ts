@@ -30,6 +30,7 @@ export interface MasterMetrics {
   readonly consoleCommands: Counter<'result'>;
   readonly consoleSeconds: Histogram;
   readonly consoleWaiting: Gauge<'state'>;
+  readonly consoleEnds: Counter<'type'>;
 }
 
 /** What the log hub counts. */
@@ -144,6 +145,12 @@ function consoleMetrics(registers: Registry[]): ConsoleMetrics {
       name: 'ringmaster_console_commands_waiting',
       help: 'Command lines that wait: for their turn in a session (state queued), or for their end (running).',
       labelNames: ['state'] as const,
+      registers,
+    }),
+    consoleEnds: new Counter({
+      name: 'ringmaster_console_command_ends_total',
+      help: 'Ends of command lines, by what brought them: answer (straight from the operator, of commands that only read), record (the status of the ConsoleCommand).',
+      labelNames: ['type'] as const,
       registers,
     }),
   };

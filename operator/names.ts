@@ -46,6 +46,8 @@ export const templateHashAnnotation = `${group}/template-hash`;
 export const templateLabel = `${group}/template`;
 /** Name of the Master's pod that issued a ConsoleCommand: each replica watches its own alone. */
 export const masterLabel = `${group}/master`;
+/** On a ConsoleCommand: the IP address of the Master that waits for it, to which an answer may be sent ahead of the status. */
+export const answerToAnnotation = `${group}/answer-to`;
 
 /** What an external heartbeat last said of an Instance: its state, and when (milliseconds since 1970). */
 export const reportedStateAnnotation = `${group}/reported-state`;

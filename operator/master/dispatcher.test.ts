@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { ConsoleCommand, ConsoleCommandStatus } from '../api/v1alpha1/consolecommand.ts';
 import { consoleCommands } from '../api/v1alpha1/consolecommand.ts';
+import type { Answer } from '../answers/protocol.ts';
 import { OperatorError } from '../errors.ts';
 import { createSilentLogger } from '../log.ts';
 import { createMetrics } from '../metrics.ts';
@@ -45,7 +46,7 @@ async function setUp(options: { faults?: Fault[]; limits?: Partial<DispatcherLim
   const client = withFaults(server, clock, options.faults);
   const metrics = createMetrics();
   const dispatcher = new ClusterDispatcher({
-    ...{ client, clock, metrics, namespace, master: 'master-0', random: () => 0 },
+    ...{ client, clock, metrics, namespace, master: 'master-0', answerTo: '10.0.0.7', random: () => 0 },
     log: createSilentLogger(),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
   });
@@ -99,6 +100,7 @@ test('dispatcher: a command becomes a ConsoleCommand of this replica, and its en
   await settle();
   const [command] = parts.stored();
   assert.deepEqual(command?.metadata.labels, labels);
+  assert.deepEqual(command.metadata.annotations, { 'ringmaster.dev/answer-to': '10.0.0.7' });
   assert.equal(command.metadata.namespace, namespace);
   assert.deepEqual(command.spec, {
     line: 'instance list',
@@ -142,6 +144,91 @@ test('dispatcher: several commands are told apart', async () => {
     all.map(({ output }) => output),
     all.map((_, index) => [`command ${index}`]),
   );
+});
+
+function answerOf({ metadata: { name, uid = '' } }: ConsoleCommand, output: string[]): Answer {
+  return { name, uid, status: { ...ok, output } };
+}
+
+test('dispatcher: an answer of the operator is the end, and the record that follows adds nothing to it', async () => {
+  await using parts = await setUp();
+  const { output, end } = parts.run('instance list');
+  await settle();
+  const command = parts.stored()[0]!;
+  parts.dispatcher.answer(answerOf(command, ['Instances (0):']));
+  assert.deepEqual(await end, { exitCode: 0, isTruncated: false });
+  assert.deepEqual(output, ['Instances (0):']);
+  // A second leader may read anew what the first one has answered.
+  parts.report(command, { ...ok, output: ['Instances (1):', 'a1b2c3'] });
+  parts.dispatcher.answer(answerOf(command, ['again', 'and again']));
+  await settle();
+  assert.deepEqual(output, ['Instances (0):']);
+  assert.equal(parts.stored().length, 1);
+  assert.match(await parts.metrics.text(), /console_command_ends_total\{type="answer"\} 1/);
+  assert.doesNotMatch(await parts.metrics.text(), /console_command_ends_total\{type="record"\}/);
+});
+
+test('dispatcher: an answer behind the record adds nothing to it', async () => {
+  await using parts = await setUp();
+  const { output, end } = parts.run('instance list');
+  await settle();
+  const command = parts.stored()[0]!;
+  parts.report(command, { ...ok, output: ['Instances (0):'] });
+  assert.equal((await end).exitCode, 0);
+  parts.dispatcher.answer(answerOf(command, ['Instances (0):', 'more']));
+  assert.deepEqual(output, ['Instances (0):']);
+  assert.match(await parts.metrics.text(), /console_command_ends_total\{type="record"\} 1/);
+  assert.doesNotMatch(await parts.metrics.text(), /console_command_ends_total\{type="answer"\}/);
+});
+
+test('dispatcher: an answered command is not taken back when the watch shows it late, and its record is written', async () => {
+  for (const isByList of [false, true]) {
+    await using parts = await setUp();
+    const { server, clock, client } = parts;
+    client.add({ verb: 'watch', action: { fail: new Error('cut') } });
+    server.breakWatches();
+    const { end } = parts.run('instance list');
+    await settle();
+    const command = parts.stored()[0]!;
+    parts.dispatcher.answer(answerOf(command, []));
+    await end;
+    if (isByList) server.compact();
+    await clock.advance(5_000);
+    assert.deepEqual(parts.stored(), [command], 'it was seen without a status');
+    parts.report(command, ok);
+    await settle();
+    assert.equal(parts.stored().length, 1);
+  }
+});
+
+test('dispatcher: an answer counts while the creation is not known to have succeeded', async () => {
+  await using parts = await setUp({ faults: [{ verb: 'create', action: { lose: new Error('reset') } }] });
+  const { output, end } = parts.run('instance list');
+  await settle();
+  const command = parts.stored()[0]!;
+  parts.dispatcher.answer(answerOf(command, ['x']));
+  assert.equal((await end).exitCode, 0);
+  parts.report(command, { ...ok, output: ['x'] });
+  await parts.clock.advance(60_000);
+  assert.deepEqual(output, ['x']);
+  assert.equal(parts.server.writes.filter(({ verb }) => verb === 'create').length, 1);
+  assert.equal(parts.stored().length, 1);
+});
+
+test('dispatcher: an answer to a command of another name or uid, or to one whose client left, counts for nothing', async () => {
+  await using parts = await setUp();
+  const { output, end, leave } = parts.run('instance list');
+  await settle();
+  const command = parts.stored()[0]!;
+  parts.dispatcher.answer({ ...answerOf(command, ['x']), uid: 'another' });
+  parts.dispatcher.answer({ ...answerOf(command, ['x']), name: 'another' });
+  await settle();
+  assert.deepEqual(output, []);
+  leave();
+  await assert.rejects(end, { message: 'Left' });
+  parts.dispatcher.answer(answerOf(command, ['x']));
+  await settle();
+  assert.deepEqual(output, []);
 });
 
 test('dispatcher: an operator that was lost is said', async () => {

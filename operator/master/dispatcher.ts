@@ -8,16 +8,20 @@
  * never an event: by the watch, by the list after a gap, or by looking itself, in any order and as often as it comes. `output` only grows, so how
  * much of it was passed on is all there is to remember.
  *
+ * The end of a command that only reads may come ahead of the status, straight from the operator (`answer`): it is the same end, and whichever comes
+ * second finds nobody waiting. The record is left to the operator then, who is about to write it.
+ *
  * A command is withdrawn by a deletion on the condition that it is unchanged. If the operator claims it at that moment the deletion fails, and
  * the command is waited for as any other.
  */
 import { randomBytes } from 'node:crypto';
+import type { Answer } from '../answers/protocol.ts';
 import type { ConsoleCommand, ConsoleCommandStatus } from '../api/v1alpha1/consolecommand.ts';
 import { consoleCommands } from '../api/v1alpha1/consolecommand.ts';
 import { OperatorError, messageOf } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
-import { masterLabel } from '../names.ts';
+import { answerToAnnotation, masterLabel } from '../names.ts';
 import { link, unlessAborted, withDeadline } from '../runtime/abort.ts';
 import { Backoff } from '../runtime/backoff.ts';
 import type { Client } from '../runtime/client.ts';
@@ -33,6 +37,8 @@ export interface DispatcherOptions {
   readonly namespace: string;
   /** This replica's name, the value of the label; at most 63 characters. */
   readonly master: string;
+  /** IP address to which operators may send answers; absent: they do not. */
+  readonly answerTo?: string | undefined;
   readonly clock: Clock;
   readonly random: () => number;
   readonly log: Logger;
@@ -63,6 +69,8 @@ export const dispatcherLimits: DispatcherLimits = {
   recordSeconds: 300,
 };
 
+/** How many answered commands are remembered whose records have not been seen to end; a watch that is further behind takes one back. */
+const answeredMax = 10_000;
 const retryMinMs = 100;
 const retryMaxMs = 2_000;
 /** Statuses of answers that another try may change. */
@@ -96,6 +104,8 @@ export class ClusterDispatcher implements Dispatcher {
   readonly #limits: DispatcherLimits;
   readonly #flights = new Map<string, Flight>();
   readonly #drives = new Set<Promise<void>>();
+  /** Names of commands that were answered, until the watch shows their end: they are not to be taken back, the oldest first. */
+  readonly #answered = new Set<string>();
   /** Names are ours and of this process alone. */
   readonly #prefix = `command-${randomBytes(5).toString('hex')}-`;
   readonly #stop = new AbortController();
@@ -132,6 +142,17 @@ export class ClusterDispatcher implements Dispatcher {
     const settled = Promise.all(this.#drives);
     await Promise.race([settled, ...late]);
     timer.abort();
+  }
+
+  /** The end of a command, from the operator that ran it. One that is not waited for, or not any more, counts for nothing. */
+  answer({ name, uid, status }: Answer): void {
+    const flight = this.#flights.get(name);
+    if (flight === undefined || flight.isOver || (flight.uid ?? uid) !== uid) return;
+    this.#answered.add(name);
+    const [oldest = ''] = this.#answered;
+    if (this.#answered.size > answeredMax) this.#answered.delete(oldest);
+    this.#options.metrics.consoleEnds.inc({ type: 'answer' });
+    this.#noteStatus(flight, status);
   }
 
   async run(request: CommandRequest, signal: AbortSignal): Promise<CommandEnd> {
@@ -280,6 +301,7 @@ export class ClusterDispatcher implements Dispatcher {
         this.#noteSeen(object, false);
       },
       remove: (object) => {
+        this.#answered.delete(object.metadata.name);
         const flight = this.#flights.get(object.metadata.name);
         if (flight === undefined) return;
         this.#note(flight, object);
@@ -298,6 +320,8 @@ export class ClusterDispatcher implements Dispatcher {
     if (flight !== undefined) {
       flight.isSeen = true;
       this.#note(flight, object);
+    } else if (this.#answered.has(name)) {
+      if (object.status?.phase !== undefined) this.#answered.delete(name);
     } else if (object.status?.phase === undefined && (isFirstList || name.startsWith(this.#prefix))) {
       void this.#discard(object);
     }
@@ -307,6 +331,11 @@ export class ClusterDispatcher implements Dispatcher {
     flight.uid ??= object.metadata.uid;
     const { status } = object;
     if (flight.isOver || status?.phase === undefined) return;
+    if (status.phase !== 'Running') this.#options.metrics.consoleEnds.inc({ type: 'record' });
+    this.#noteStatus(flight, status);
+  }
+
+  #noteStatus(flight: Flight, status: ConsoleCommandStatus): void {
     flight.isTaken = true;
     this.#passOutput(flight, status.output ?? []);
     if (status.phase !== 'Running') this.#settle(flight, endOf(status));
@@ -360,12 +389,15 @@ export class ClusterDispatcher implements Dispatcher {
   }
 
   #objectOf({ name, request }: Flight): ConsoleCommand {
-    const { master, namespace } = this.#options;
+    const { answerTo, master, namespace } = this.#options;
     const { issuedBy, line, session } = request;
     return {
       apiVersion: consoleCommands.apiVersion,
       kind: consoleCommands.kind,
-      metadata: { name, namespace, labels: { [masterLabel]: master } },
+      metadata: {
+        ...{ name, namespace, labels: { [masterLabel]: master } },
+        ...(answerTo === undefined ? {} : { annotations: { [answerToAnnotation]: answerTo } }),
+      },
       spec: {
         line,
         issuedBy,

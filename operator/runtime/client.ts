@@ -195,6 +195,8 @@ export interface Client {
   create<T extends KubernetesObject>(resource: Resource<T>, object: T, signal?: AbortSignal): Promise<T>;
   /** PUT: fails with `Conflict` when `resourceVersion` is no longer the newest. */
   update<T extends KubernetesObject>(resource: Resource<T>, object: T, signal?: AbortSignal): Promise<T>;
+  /** The same of the `status` subresource; what else the object holds is not stored. The cheapest way for the server to replace a whole status. */
+  updateStatus<T extends KubernetesObject>(resource: Resource<T>, object: T, signal?: AbortSignal): Promise<T>;
   /** Server-side apply. `object` holds exactly the fields that `fieldManager` owns from now on. */
   apply<T extends KubernetesObject>(
     resource: Resource<T>,

@@ -38,6 +38,8 @@ export function fence(client: Client, leading: Leading): Client {
     log: (ref, options) => client.log(ref, options),
     create: (resource, object, signal) => write(signal, (joined) => client.create(resource, object, joined)),
     update: (resource, object, signal) => write(signal, (joined) => client.update(resource, object, joined)),
+    updateStatus: (resource, object, signal) =>
+      write(signal, (joined) => client.updateStatus(resource, object, joined)),
     mergePatch: (resource, ref, patch, signal) =>
       write(signal, (joined) => client.mergePatch(resource, ref, patch, joined)),
     mergePatchStatus: (resource, ref, patch, signal) =>

@@ -140,6 +140,8 @@ test('Client: each verb is the request that Kubernetes knows, with the token', a
   await client.applyStatus(configMaps, { metadata: ref }, { fieldManager: 'me' });
   await client.mergePatch(configMaps, ref, { data: null });
   await client.remove(configMaps, ref, { uid: 'u', gracePeriodSeconds: 1 });
+  await client.updateStatus(configMaps, stored);
+  await client.mergePatchStatus(configMaps, ref, { status: null });
   const lease = { apiVersion: 'coordination.k8s.io/v1', kind: 'Lease', plural: 'leases', namespaced: true };
   await client.get(lease, { namespace: 'a b', name: 'x/y' });
   const path = '/api/v1/namespaces/games/configmaps';
@@ -153,6 +155,8 @@ test('Client: each verb is the request that Kubernetes knows, with the token', a
       `PATCH ${path}/a/status?fieldManager=me application/apply-patch+yaml`,
       `PATCH ${path}/a application/merge-patch+json`,
       `DELETE ${path}/a application/json`,
+      `PUT ${path}/a/status application/json`,
+      `PATCH ${path}/a/status application/merge-patch+json`,
       'GET /apis/coordination.k8s.io/v1/namespaces/a%20b/leases/x%2Fy',
     ],
   );

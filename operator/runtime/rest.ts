@@ -73,6 +73,11 @@ export class RestClient implements Client {
     return await this.#json('update', { method: 'PUT', path, ...jsonBody(resource, object), signal });
   }
 
+  async updateStatus<T extends KubernetesObject>(resource: Resource<T>, object: T, signal?: AbortSignal): Promise<T> {
+    const path = `${objectPath(resource, object.metadata)}/status`;
+    return await this.#json('update', { method: 'PUT', path, ...jsonBody(resource, object), signal });
+  }
+
   async apply<T extends KubernetesObject>(
     resource: Resource<T>,
     object: Partial<T> & KubernetesObject,

@@ -31,7 +31,8 @@ const defaultGraceSeconds = 30;
 export type LogSource = (options: LogOptions) => AsyncIterable<Uint8Array>;
 
 export interface Write {
-  readonly verb: 'create' | 'update' | 'apply' | 'applyStatus' | 'mergePatch' | 'mergePatchStatus' | 'remove';
+  readonly verb:
+    'create' | 'update' | 'updateStatus' | 'apply' | 'applyStatus' | 'mergePatch' | 'mergePatchStatus' | 'remove';
   readonly kind: string;
   readonly key: string;
 }
@@ -165,6 +166,14 @@ export class FakeClient implements Client {
     checkPreconditions(stored.object, object.metadata);
     const next = withStatusOf(structuredClone<KubernetesObject>(object), stored.object);
     return this.#edit('update', resource, { stored, next }) as T;
+  }
+
+  async updateStatus<T extends KubernetesObject>(resource: Resource<T>, object: T, signal?: AbortSignal): Promise<T> {
+    await arrive(signal);
+    const stored = this.#existing(resource, object.metadata);
+    checkPreconditions(stored.object, object.metadata);
+    const next = withStatusOf(stored.object, structuredClone<KubernetesObject>(object));
+    return this.#edit('updateStatus', resource, { stored, next }) as T;
   }
 
   async mergePatch<T extends KubernetesObject>(

@@ -1,4 +1,5 @@
 /** The operator's side of the console over an API server in memory: the caches are the store itself. */
+import type { Answer } from '../answers/protocol.ts';
 import { apiKeys } from '../api/v1alpha1/apikey.ts';
 import type { ConsoleCommand, ConsoleCommandSpec } from '../api/v1alpha1/consolecommand.ts';
 import { consoleCommands } from '../api/v1alpha1/consolecommand.ts';
@@ -12,6 +13,7 @@ import { nodes } from '../runtime/nodes.ts';
 import type { Cache, World } from '../controllers/consolecommand/world.ts';
 import { indexedId } from '../controllers/instance/gather.ts';
 import { createSilentLogger } from '../log.ts';
+import { answerToAnnotation } from '../names.ts';
 import type { KubernetesObject, Resource } from '../runtime/client.ts';
 import { refOf } from '../runtime/informer.ts';
 import { FakeClient } from './client.ts';
@@ -26,6 +28,8 @@ export class ConsoleRig {
   /** What was noted on which object. */
   readonly events: string[] = [];
   readonly typed: string[] = [];
+  /** Sent ahead of the record, with how many writes of commands there were by then. */
+  readonly answers: { readonly address: string; readonly answer: Answer; readonly writes: number }[] = [];
   log: string[] = [];
   #commands = 0;
   #draws = 42;
@@ -63,16 +67,25 @@ export class ConsoleRig {
       record: (object: KubernetesObject, { note }: { note: string }) =>
         this.events.push(`${object.metadata.name} ${note}`),
     };
-    const log = createSilentLogger();
-    return new CommandReconciler({ world: this.world(more), registry: createRegistry(), commands, events, log });
+    const answers = {
+      send: (address: string, answer: Answer) =>
+        this.answers.push({ address, answer, writes: this.writesOf('ConsoleCommand').length }),
+    };
+    const shared = { commands, events, answers, log: createSilentLogger() };
+    return new CommandReconciler({ world: this.world(more), registry: createRegistry(), ...shared });
   }
 
   /** Makes a command and gives its key. */
-  async issue(line: string, spec: Partial<ConsoleCommandSpec> = {}, namespace = releaseNamespace): Promise<string> {
+  async issue(
+    line: string,
+    { answerTo, ...spec }: Partial<ConsoleCommandSpec> & { answerTo?: string } = {},
+    namespace = releaseNamespace,
+  ): Promise<string> {
     this.#commands += 1;
     const name = `c${this.#commands}`;
     const full = { line, ttlSecondsAfterFinished: 300, ...spec };
-    await this.server.create(consoleCommands, { metadata: { name, namespace }, spec: full });
+    const annotations = answerTo === undefined ? {} : { annotations: { [answerToAnnotation]: answerTo } };
+    await this.server.create(consoleCommands, { metadata: { name, namespace, ...annotations }, spec: full });
     return `${namespace}/${name}`;
   }
 

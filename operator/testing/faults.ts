@@ -80,6 +80,10 @@ function faultyWrites(client: Client, injector: Injector): Omit<Client, keyof Re
       injector.run({ verb: 'update', resource: resource.plural, signal }, () =>
         client.update(resource, object, signal),
       ),
+    updateStatus: (resource, object, signal) =>
+      injector.run({ verb: 'updateStatus', resource: resource.plural, signal }, () =>
+        client.updateStatus(resource, object, signal),
+      ),
     mergePatch: (resource, ref, patch, signal) =>
       injector.run({ verb: 'mergePatch', resource: resource.plural, signal }, () =>
         client.mergePatch(resource, ref, patch, signal),

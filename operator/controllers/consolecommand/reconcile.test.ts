@@ -4,6 +4,7 @@ import { consoleCommands } from '../../api/v1alpha1/consolecommand.ts';
 import { instanceSpec, instances } from '../../api/v1alpha1/instance.ts';
 import { ConsoleRig, releaseNamespace } from '../../testing/console.ts';
 import { withFaults } from '../../testing/faults.ts';
+import { apiError } from '../../testing/store.ts';
 import { CommandCleaner } from './clean.ts';
 import { Output } from './output.ts';
 
@@ -21,10 +22,89 @@ test('CommandReconciler: a command that reads costs one status write and is not 
   const rig = await rigWithLobby();
   const key = await rig.issue('instance list');
   await rig.operator().reconcile(key, signal);
-  assert.deepEqual(rig.writesOf('ConsoleCommand'), ['create', 'mergePatchStatus']);
+  assert.deepEqual(rig.writesOf('ConsoleCommand'), ['create', 'updateStatus']);
   const { status } = rig.command(key) ?? {};
   assert.deepEqual(status?.output, ['Instances (1):', 'a1b2c3 lobby ONLINE node-1 25565']);
   assert.deepEqual([status.phase, status.exitCode], ['Succeeded', 0]);
+});
+
+test('CommandReconciler: what only reads is answered before its record is written, and with the same', async () => {
+  const rig = await rigWithLobby();
+  for (const [line, exitCode] of [
+    ['instance list', 0],
+    ['instance info nobody', 1],
+    ['nonsense', 2],
+  ] as const) {
+    const key = await rig.issue(line, { answerTo: '10.0.0.7' });
+    const writes = rig.writesOf('ConsoleCommand').length;
+    await rig.operator().reconcile(key, signal);
+    const { metadata, status } = rig.command(key) ?? {};
+    assert.equal(status?.exitCode, exitCode);
+    const answer = { name: metadata?.name, uid: metadata?.uid, status };
+    assert.deepEqual(rig.answers.splice(0), [{ address: '10.0.0.7', answer, writes }]);
+  }
+});
+
+test('CommandReconciler: what changes something is not answered but recorded, and so is what nobody asked an answer for', async () => {
+  const rig = await rigWithLobby();
+  const operator = rig.operator();
+  await operator.reconcile(await rig.issue('instance execute lobby stop', { answerTo: '10.0.0.7' }), signal);
+  await operator.reconcile(await rig.issue('instance list'), signal);
+  await operator.reconcile(await rig.issue('instance list', { answerTo: '10.0.0.7' }, 'games'), signal);
+  assert.deepEqual(rig.answers, []);
+});
+
+test('CommandReconciler: a command that was broken off is not answered', async () => {
+  const rig = await rigWithLobby();
+  const key = await rig.issue('instance logs lobby', { answerTo: '10.0.0.7' });
+  const stop = new AbortController();
+  const tail = (): Promise<string[]> => {
+    stop.abort(new Error('Over'));
+    return Promise.reject(new Error('Over'));
+  };
+  const io = { ...rig.world().io, tail };
+  await assert.rejects(rig.operator({ io }).reconcile(key, stop.signal), { message: 'Over' });
+  assert.deepEqual(rig.answers, []);
+});
+
+test('CommandReconciler: what somebody has labelled meanwhile, what the operator may only patch, and what was written already gets its status all the same', async () => {
+  const key = (rig: ConsoleRig): Promise<string> => rig.issue('instance list');
+  const rigs = [await rigWithLobby(), await rigWithLobby(), await rigWithLobby()] as const;
+  const [labelled, limited, lost] = rigs;
+  const stale = { key: await key(labelled), command: rigs[0].command('ringmaster/c1') };
+  const { name = '' } = stale.command?.metadata ?? {};
+  await labelled.server.mergePatch(
+    consoleCommands,
+    { namespace: releaseNamespace, name },
+    { metadata: { labels: { a: 'b' } } },
+  );
+  await labelled.operator({}, { get: () => stale.command }).reconcile(stale.key, signal);
+  const forbidden = { verb: 'updateStatus', action: { fail: apiError(403, 'Forbidden', 'may not update') } } as const;
+  await limited
+    .operator({ client: withFaults(limited.server, limited.clock, [forbidden]) })
+    .reconcile(await key(limited), signal);
+  const cut = { verb: 'updateStatus', action: { lose: new Error('cut') } } as const;
+  const operator = lost.operator({ client: withFaults(lost.server, lost.clock, [cut]) }, { get: () => before });
+  const lostKey = await key(lost);
+  const before = lost.command(lostKey);
+  await assert.rejects(operator.reconcile(lostKey, signal));
+  await operator.reconcile(lostKey, signal);
+  for (const rig of rigs) {
+    const { status, metadata } = rig.command('ringmaster/c1') ?? {};
+    assert.deepEqual([status?.phase, status?.output?.length], ['Succeeded', 2]);
+    assert.deepEqual(rig === labelled ? metadata?.labels : undefined, rig === labelled ? { a: 'b' } : undefined);
+  }
+});
+
+test('CommandReconciler: an answer whose record fails at first is given once', async () => {
+  const rig = await rigWithLobby();
+  const key = await rig.issue('instance list', { answerTo: '10.0.0.7' });
+  const fault = { verb: 'updateStatus', action: { fail: new Error('refused') } } as const;
+  const operator = rig.operator({ client: withFaults(rig.server, rig.clock, [fault]) });
+  await assert.rejects(operator.reconcile(key, signal));
+  await operator.reconcile(key, signal);
+  assert.equal(rig.answers.length, 1);
+  assert.equal(rig.command(key)?.status?.phase, 'Succeeded');
 });
 
 test('CommandReconciler: a command that changes something is claimed first, and runs once however far the cache lags', async () => {

@@ -2,15 +2,18 @@
  * The ConsoleCommand controller: runs each command line once, and writes down what it printed.
  *
  *   parse -> claim (only what changes something) -> run, flushing the output now and then -> one last status
+ *                                                                                        `-> only what reads: to the Master that waits, if it can be reached
  *
  * A command that only reads is not claimed: running it twice harms nobody, and so it costs one write. One that changes something is claimed under
  * its resourceVersion, so that of two operators one gets it; what is found claimed by another operator is not run again but ends as `Interrupted`,
  * because nobody knows how far it came. What this process has begun it remembers until the cache shows the end, however far the cache lags.
  */
+import type { Answer } from '../../answers/protocol.ts';
 import type { ConsoleCommand, ConsoleCommandStatus } from '../../api/v1alpha1/consolecommand.ts';
 import { consoleCommands } from '../../api/v1alpha1/consolecommand.ts';
 import { messageOf } from '../../errors.ts';
 import type { Logger } from '../../log.ts';
+import { answerToAnnotation } from '../../names.ts';
 import { ApiError, isReason } from '../../runtime/client.ts';
 import type { KubernetesObject } from '../../runtime/client.ts';
 import type { EventSink } from '../instance/act.ts';
@@ -30,6 +33,8 @@ export interface CommandReconcilerOptions {
   readonly commands: { get(key: string): ConsoleCommand | undefined };
   readonly events: EventSink;
   readonly log: Logger;
+  /** Gives the end of a command to the Master at `address`, ahead of the record. Must not throw. Absent: Masters read the records. */
+  readonly answers?: { send(address: string, answer: Answer): void };
   /** Default 45 s. */
   readonly timeoutMs?: number;
 }
@@ -37,6 +42,8 @@ export interface CommandReconcilerOptions {
 /** A command that this process began. */
 interface Begun {
   readonly uid: string;
+  /** Its status was written already. */
+  readonly isClaimed: boolean;
   /** How it ended, until that is written. */
   ended?: ConsoleCommandStatus;
   isWritten: boolean;
@@ -76,9 +83,11 @@ export class CommandReconciler {
     const invocation = this.#parse(command.spec.line);
     const isClaimed = !(invocation instanceof UsageFault) && invocation.command.changes;
     if (isClaimed && status?.phase !== 'Running') await this.#claim(command, signal);
-    const begun: Begun = { uid: metadata.uid ?? '', isWritten: false };
+    const begun: Begun = { uid: metadata.uid ?? '', isClaimed, isWritten: false };
     this.#begun.set(key, begun);
     begun.ended = await this.#run(command, invocation, signal);
+    // What changed something is recorded before it is told: otherwise a crash in between would make `Interrupted` of what the client knows as done.
+    if (!isClaimed && !signal.aborted) this.#answer(command, begun.ended);
     await this.#finish(command, begun, signal);
   }
 
@@ -89,6 +98,12 @@ export class CommandReconciler {
       if (error instanceof UsageFault) return error;
       throw error;
     }
+  }
+
+  #answer({ metadata }: ConsoleCommand, status: ConsoleCommandStatus): void {
+    const { name, uid = '', annotations = {} } = metadata;
+    const address = annotations[answerToAnnotation];
+    if (address !== undefined) this.#options.answers?.send(address, { name, uid, status });
   }
 
   /** Rejects with `Conflict` when another operator was faster, or the cache is behind: the next call sees which. */
@@ -162,8 +177,24 @@ export class CommandReconciler {
 
   async #finish(command: ConsoleCommand, begun: Begun, signal: AbortSignal): Promise<void> {
     if (begun.isWritten || begun.ended === undefined) return;
-    await this.#write(command, begun.ended, signal);
+    if (begun.isClaimed || !(await this.#create(command, begun.ended, signal))) {
+      await this.#write(command, begun.ended, signal);
+    }
     begun.isWritten = true;
+  }
+
+  /**
+   * The first and only status of a command: an update costs the server less than a patch. False: it has to be patched, because the cache is behind, an
+   * answer was lost, or the release's rights are older.
+   */
+  async #create(command: ConsoleCommand, status: ConsoleCommandStatus, signal: AbortSignal): Promise<boolean> {
+    try {
+      await this.#options.world.client.updateStatus(consoleCommands, { ...command, status }, signal);
+      return true;
+    } catch (error) {
+      if (error instanceof ApiError && error.code >= 400 && error.code < 500 && error.code !== 429) return false;
+      throw error;
+    }
   }
 
   async #flush(
