@@ -4,7 +4,7 @@ import { Follower } from './follower.ts';
 import type { HubLimits, HubObserver } from './hub.ts';
 import { Ring } from './ring.ts';
 import type { RingPlace } from './ring.ts';
-import type { Cursor, LogEvent, LogSource, Start } from './source.ts';
+import type { Cursor, DirectLines, LogEvent, LogSource, Start } from './source.ts';
 import type { Subscription } from './subscription.ts';
 
 export interface ChannelOptions {
@@ -26,6 +26,8 @@ export class Channel {
   /** Those that wait for something to come. */
   readonly waiting = new Set<Follower>();
   readonly #options: ChannelOptions;
+  /** Lines come to the subscriptions in the turn that brought them while the pump waits for them and has room. */
+  readonly #direct: DirectLines;
   readonly #abort = new AbortController();
   readonly #followers = new Set<Follower>();
   #failure: { readonly error: unknown } | undefined;
@@ -46,6 +48,7 @@ export class Channel {
     this.source = options.source;
     this.observer = options.observer;
     this.ring = new Ring(options.limits, (a, b) => options.source.compare(a, b));
+    this.#direct = this.#createDirect();
     options.observer.upstreamOpened?.();
     void this.#pump();
   }
@@ -145,17 +148,19 @@ export class Channel {
   }
 
   async #pump(): Promise<void> {
-    const { start, clock, limits } = this.#options;
-    const iterator = this.source.open(start, this.#abort.signal)[Symbol.asyncIterator]();
+    const { start, clock } = this.#options;
+    const iterator = this.source.open(start, this.#abort.signal, this.#direct)[Symbol.asyncIterator]();
     try {
       for (;;) {
         await this.#awaitRoom();
         this.#waitingSince = clock.elapsed();
         const next = await iterator.next();
-        if (clock.elapsed() - this.#waitingSince >= limits.settleMs) {
-          this.#lastSettledAt = clock.elapsed();
-        }
+        this.#noteArrival();
         this.#waitingSince = undefined;
+        if (this.ring.isFull) {
+          // What came directly while this was waited for has filled it.
+          await this.#awaitRoom();
+        }
         if (next.done === true || this.isClosed) {
           return;
         }
@@ -171,12 +176,37 @@ export class Channel {
     }
   }
 
+  #createDirect(): DirectLines {
+    const isReady = (): boolean => this.#waitingSince !== undefined && !this.isClosed && !this.ring.isFull;
+    return {
+      get isReady() {
+        return isReady();
+      },
+      take: (batch) => {
+        this.#append(batch);
+        this.#noteArrival();
+      },
+    };
+  }
+
+  /** What was waited for has come. */
+  #noteArrival(): void {
+    const now = this.#options.clock.elapsed();
+    if (this.#waitingSince !== undefined && now - this.#waitingSince >= this.#options.limits.settleMs) {
+      this.#lastSettledAt = now;
+    }
+    this.#waitingSince = now;
+  }
+
   #append(event: LogEvent): void {
     const { ring } = this;
     ring.append(event);
     if (event.type === 'end') {
       this.#options.onDone();
     }
+    this.#trim();
+    this.#wakeAll();
+    // Only now: nobody waits for what is counted.
     if (event.type === 'lines') {
       const { lines } = event;
       this.observer.linesReceived?.(
@@ -184,8 +214,6 @@ export class Channel {
         lines.reduce((bytes, line) => bytes + line.length, 0),
       );
     }
-    this.#trim();
-    this.#wakeAll();
   }
 
   /** Drops what is too much, unless every subscription in the ring is far behind, or some deserve a moment. */
