@@ -42,6 +42,11 @@ export const paths = {
   started: '/startedz',
 } as const;
 
+/** What a followed log may be asked to change to, in `upgrade`: frames on the connection, as PROTOCOL.md says, instead of a body. */
+export const frameProtocol = 'ringmaster-log';
+/** In front of each frame: how many bytes it has, most significant first. 0: the end; a byte with the length of the reason follows, and the reason. */
+export const frameHeadBytes = 4;
+
 /** Headers, and the trailer that says why a followed stream ended. Lower case, as Node hands them over. All but the first are of `/v1/log`. */
 export const headers = {
   /** Of a request: the newest version that the caller speaks. Of every answer but the plain port's: the version that it is in. Absent: 1. */

@@ -366,3 +366,86 @@ test('server: idle it takes no processor time that can be measured, and little m
     reading.close();
   });
 });
+
+/** Asks for frames, in the words of HTTP. Everything that came, as latin1, once the connection has ended. */
+function askForFrames(
+  rig: Rig,
+  line: string,
+  more = '',
+): { socket: TLSSocket; text: () => string; ended: Promise<void> } {
+  const socket = connectTls(rig, rig.key, rig.uid);
+  let text = '';
+  socket.setEncoding('latin1').on('data', (data: string) => (text += data));
+  socket.on('error', () => undefined);
+  socket.write(`${line} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: ringmaster-log\r\n${more}\r\n`);
+  const ended = new Promise<void>((resolve) => {
+    socket.on('close', () => {
+      resolve();
+    });
+  });
+  return { socket, text: () => text, ended };
+}
+
+test('server: a followed log comes in frames if that is asked for, to its end', async () => {
+  await withProcess(async (rig) => {
+    await appendFile(rig.path('log'), 'one\ntwo\n');
+    const { text, ended } = askForFrames(rig, 'GET /v1/log?offset=4&follow=true');
+    const backlog = '\0\0\0\x04two\n';
+    await until(() => text().endsWith(`\r\n\r\n${backlog}`), 'the backlog');
+    assert.match(text(), /^HTTP\/1\.1 101 /);
+    assert.match(text(), /\r\nupgrade: ringmaster-log\r\n/i);
+    assert.match(text(), new RegExp(`\r\n${headers.startOffset}: 4\r\n`, 'i'));
+    assert.equal((await rig.status()).sidecar.readers, 1);
+    await appendFile(rig.path('log'), 'a line\n');
+    await until(() => text().endsWith('\0\0\0\x07a line\n'), 'the line');
+    const code = rig.endSidecar('SIGTERM');
+    await ended;
+    assert.ok(text().endsWith('a line\n\0\0\0\0\x08stopping'));
+    assert.equal(await code, 0);
+  });
+});
+
+test('server: a reader of frames that leaves, in any way, is none any more; one that takes nothing slows nobody', async () => {
+  await withProcess(async (rig) => {
+    const readers = [1, 2, 3].map(() => askForFrames(rig, 'GET /v1/log?offset=0&follow=true'));
+    await until(() => readers.every(({ text }) => text().includes('101')), 'their answers');
+    const [gone, ended, stuck] = readers.map(({ socket }) => socket);
+    gone?.destroy();
+    ended?.end();
+    stuck?.pause();
+    await until(async () => (await rig.status()).sidecar.readers === 1, 'the two to be gone');
+    const reading = await rig.read('offset=0&follow=true');
+    await appendFile(rig.path('log'), 'z'.repeat(20_000_000));
+    await until(() => reading.bytes().length === 20_000_000, 'all of it at another reader');
+    stuck?.resume();
+    // Each head is 4 bytes for 128 KiB.
+    await until(
+      () => (readers[2]?.text().match(/z/g) ?? []).length === 20_000_000,
+      'all of it at the one that was stuck',
+    );
+    stuck?.destroy();
+    await until(async () => (await rig.status()).sidecar.connections === 2, 'its connection to be gone');
+  });
+});
+
+test('server: asked for frames, it answers everything but a followed log as ever, and ends the connection', async () => {
+  await withProcess(async (rig) => {
+    await appendFile(rig.path('log'), 'one\n');
+    for (const [line, expected] of [
+      ['GET /v1/log?offset=0', /^HTTP\/1\.1 200 [^]*one\n[^]*complete/],
+      ['GET /v1/log?offset=9&follow=true', /^HTTP\/1\.1 416 [^]*OFFSET_BEYOND_END/],
+      ['GET /v1/log?offset=x&follow=true', /^HTTP\/1\.1 400 [^]*BAD_REQUEST/],
+      ['GET /v1/status', /^HTTP\/1\.1 200 [^]*"endOffset":4/],
+      ['GET /elsewhere', /^HTTP\/1\.1 404 [^]*NOT_FOUND/],
+    ] as const) {
+      const { text, ended } = askForFrames(rig, line);
+      await ended;
+      assert.match(text(), expected, line);
+    }
+    const typed = askForFrames(rig, 'POST /v1/stdin', 'content-length: 2\r\n');
+    typed.socket.write('x\n');
+    await until(() => typed.text().includes('NOT_RUNNING'), 'an answer as without the word');
+    typed.socket.destroy();
+    assert.equal(rig.sidecar?.exitCode, null);
+  });
+});

@@ -2,17 +2,21 @@
  * The sidecar's two HTTP servers. The first speaks TLS with a pre-shared key and serves everything; a peer without the key does not get
  * past the handshake. The second is plain and answers health and metrics alone. Both are bounded: connections, header bytes, time.
  */
-import { createServer as createPlainServer } from 'node:http';
-import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { createServer as createPlainServer, ServerResponse } from 'node:http';
+import type { IncomingMessage, Server } from 'node:http';
 import { createServer } from 'node:https';
 import type { Server as TlsServer } from 'node:https';
 import { constants } from 'node:crypto';
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { agreeOnVersion, hasMethod, readBody, sendError, sendJson, sendReadiness, sendText } from './answers.ts';
+import { AnswerBody, FrameBody } from './body.ts';
+import type { LogBody } from './body.ts';
 import type { LogFile } from './log.ts';
 import { formatMetrics } from './metrics.ts';
 import type { Counters } from './metrics.ts';
-import { headers, limits, paths, protocolVersions, tlsOptions, versionIn } from './protocol.ts';
-import type { SidecarErrorCode, SidecarStatus } from './protocol.ts';
+import { frameProtocol, headers, limits, paths, tlsOptions } from './protocol.ts';
+import type { SidecarStatus } from './protocol.ts';
 import { parseLogQuery } from './query.ts';
 import type { LogQuery } from './query.ts';
 import type { ReadyGate } from './ready.ts';
@@ -20,20 +24,6 @@ import type { Starts } from './starts.ts';
 import { parseLines, StdinError } from './stdin.ts';
 import type { StdinPipe } from './stdin.ts';
 import { sendLog } from './stream.ts';
-
-const statusOf: Record<SidecarErrorCode, number> = {
-  BAD_REQUEST: 400,
-  PROTOCOL_UNSUPPORTED: 400,
-  NOT_FOUND: 404,
-  METHOD_NOT_ALLOWED: 405,
-  NOT_RUNNING: 409,
-  TOO_LARGE: 413,
-  OFFSET_BEYOND_END: 416,
-  INTERNAL: 500,
-  OVERLOADED: 503,
-  NOT_READY: 503,
-  STDIN_FULL: 504,
-};
 
 export interface ServerOptions {
   readonly log: LogFile;
@@ -69,6 +59,8 @@ export class SidecarServer {
   readonly #handshakes = new Set<Socket>();
   /** Connections to the plain port, the oldest first. */
   readonly #strangers = new Set<Socket>();
+  /** Connections that carry frames: HTTP knows nothing of them any more. */
+  readonly #framed = new Set<Socket>();
   #connections = 0;
 
   constructor(options: ServerOptions) {
@@ -86,7 +78,7 @@ export class SidecarServer {
 
   /** Stops listening and cuts every connection. */
   close(): void {
-    for (const socket of this.#handshakes) {
+    for (const socket of [...this.#handshakes, ...this.#framed]) {
       socket.destroy();
     }
     this.tls.close();
@@ -110,6 +102,7 @@ export class SidecarServer {
       keepAlive: true,
       keepAliveInitialDelay: limits.tcpKeepAliveMs,
       noDelay: true,
+      shouldUpgradeCallback: ({ method, headers: sent }) => method === 'GET' && sent.upgrade === frameProtocol,
     });
     setTimeouts(server);
     server.on('connection', (socket: Socket) => {
@@ -123,14 +116,42 @@ export class SidecarServer {
       this.#options.counters.failedHandshakes += 1;
     });
     server.on('request', (request, response) => {
-      this.#options.counters.requests += 1;
-      this.#handle(request, response, async () => {
-        if (agreeOnVersion(request, response)) {
-          await this.#route(request, response);
-        }
-      });
+      this.#serve(request, response);
+    });
+    server.on('upgrade', (request, socket) => {
+      this.#onUpgrade(request, socket);
     });
     return server;
+  }
+
+  #serve(request: IncomingMessage, response: ServerResponse, upgraded?: Socket): void {
+    this.#options.counters.requests += 1;
+    this.#handle(request, response, async () => {
+      if (agreeOnVersion(request, response)) {
+        await this.#route(request, response, upgraded);
+      }
+    });
+  }
+
+  /** Whoever asks for frames gets them with a followed log, and any other answer as if he had not asked; then the connection ends. */
+  #onUpgrade(request: IncomingMessage, socket: Duplex): void {
+    if (!(socket instanceof Socket)) {
+      socket.destroy();
+      return;
+    }
+    this.#framed.add(socket);
+    socket.once('close', () => {
+      this.#framed.delete(socket);
+    });
+    socket.on('error', () => undefined);
+    // Nothing more is expected from there but the end.
+    socket.once('end', () => socket.destroy());
+    socket.resume();
+    const response = new ServerResponse(request);
+    response.shouldKeepAlive = false;
+    response.assignSocket(socket);
+    response.once('finish', () => socket.end());
+    this.#serve(request, response, socket);
   }
 
   /** Takes a connection in; where there are too many, the oldest is cut. */
@@ -184,7 +205,7 @@ export class SidecarServer {
     });
   }
 
-  async #route(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #route(request: IncomingMessage, response: ServerResponse, upgraded?: Socket): Promise<void> {
     const url = URL.parse(request.url ?? '/', 'http://sidecar');
     if (url === null) {
       sendError(response, 'NOT_FOUND', 'Cannot answer: there is no such path');
@@ -194,7 +215,7 @@ export class SidecarServer {
         sendError(response, 'BAD_REQUEST', query.fault);
         return;
       }
-      await this.#sendLog(query.query, response);
+      await this.#sendLog(query.query, response, upgraded);
     } else if (url.pathname === paths.stdin && hasMethod(request, response, 'POST')) {
       await this.#writeStdin(request, response);
     } else if (url.pathname === paths.status && hasMethod(request, response, 'GET')) {
@@ -237,7 +258,7 @@ export class SidecarServer {
     sendJson(response, 200, { lines: lines.length });
   }
 
-  async #sendLog(query: LogQuery, response: ServerResponse): Promise<void> {
+  async #sendLog(query: LogQuery, response: ServerResponse, upgraded: Socket | undefined): Promise<void> {
     const { log, starts } = this.#options;
     if (!response.useChunkedEncodingByDefault) {
       sendError(response, 'BAD_REQUEST', 'Cannot read the log over HTTP/1.0, which has no trailers: use HTTP/1.1');
@@ -259,22 +280,19 @@ export class SidecarServer {
     starts.refresh();
     const run = starts.numberAt(start);
     response.setHeader(headers.workloadStarts, run);
-    response.setHeader('content-type', 'application/octet-stream');
-    response.setHeader('trailer', headers.endReason);
-    response.writeHead(200);
-    response.flushHeaders();
+    const body = upgraded === undefined || !query.follow ? beginAnswer(response) : beginFrames(response, upgraded);
     // The last lines are for people to look at: they may be those of several runs.
     const isLook = query.tail !== undefined && !query.follow;
-    await this.#stream(response, {
+    await this.#stream(body, {
       start,
       endOffset: query.follow ? undefined : Math.max(start, end),
       boundary: isLook ? () => Infinity : () => starts.boundaryAfter(run),
     });
   }
 
-  async #stream(response: ServerResponse, range: Range): Promise<void> {
+  async #stream(body: LogBody, range: Range): Promise<void> {
     const abort = new AbortController();
-    response.on('close', () => {
+    body.onClose(() => {
       abort.abort();
     });
     const { log, counters } = this.#options;
@@ -283,7 +301,7 @@ export class SidecarServer {
       const reason = await sendLog(
         {
           log,
-          response,
+          body,
           offset: range.start,
           endOffset: range.endOffset,
           boundary: range.boundary,
@@ -297,9 +315,11 @@ export class SidecarServer {
         abort.signal,
       );
       if (reason !== undefined) {
-        response.addTrailers({ [headers.endReason]: reason });
-        await endOf(response);
+        await body.end(reason);
       }
+    } catch (error) {
+      body.destroy();
+      throw error;
     } finally {
       this.readers -= 1;
       this.lastReaderAtMs = Date.now();
@@ -307,84 +327,24 @@ export class SidecarServer {
   }
 }
 
+function beginAnswer(response: ServerResponse): LogBody {
+  response.setHeader('content-type', 'application/octet-stream');
+  response.setHeader('trailer', headers.endReason);
+  response.writeHead(200);
+  response.flushHeaders();
+  return new AnswerBody(response);
+}
+
+function beginFrames(response: ServerResponse, socket: Socket): LogBody {
+  response.writeHead(101, { connection: 'Upgrade', upgrade: frameProtocol });
+  response.flushHeaders();
+  response.detachSocket(socket);
+  return new FrameBody(socket);
+}
+
 function setTimeouts(server: Server | TlsServer): void {
   server.headersTimeout = limits.headersTimeoutMs;
   server.requestTimeout = limits.requestTimeoutMs;
   server.keepAliveTimeout = limits.keepAliveTimeoutMs;
   server.maxHeadersCount = 32;
-}
-
-/** Answers in the newest version that both sides speak. A caller that is too old is told which it would have to speak. */
-function agreeOnVersion(request: IncomingMessage, response: ServerResponse): boolean {
-  const asked = versionIn(request.headers[headers.protocol]);
-  const { current, oldest } = protocolVersions;
-  if (asked >= oldest) {
-    response.setHeader(headers.protocol, Math.min(asked, current));
-    return true;
-  }
-  response.setHeader(headers.protocol, current);
-  const spoken = `this sidecar speaks the versions ${oldest} to ${current} of its protocol`;
-  sendError(response, 'PROTOCOL_UNSUPPORTED', `Cannot answer: ${spoken}, the caller an older one or none`);
-  return false;
-}
-
-function hasMethod(request: IncomingMessage, response: ServerResponse, method: string): boolean {
-  if (request.method === method) {
-    return true;
-  }
-  response.setHeader('allow', method);
-  sendError(response, 'METHOD_NOT_ALLOWED', `Cannot answer: only ${method} is allowed here`);
-  return false;
-}
-
-/** The whole body, or undefined when it is too long. */
-async function readBody(request: IncomingMessage): Promise<Buffer | undefined> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > limits.bodyBytesMax) {
-      return undefined;
-    }
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
-}
-
-/** Resolves when the kernel has all of it, or the peer is gone: before, it counts as a reader, and the sidecar does not end. */
-async function endOf(response: ServerResponse): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<undefined>();
-  const done = (): void => {
-    resolve(undefined);
-  };
-  response.once('close', done);
-  response.end(done);
-  await promise;
-}
-
-function sendJson(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json' });
-  response.end(JSON.stringify(body));
-}
-
-function sendReadiness(response: ServerResponse, reason: string | undefined): void {
-  if (reason === undefined) {
-    sendText(response, 'ok\n');
-  } else {
-    sendError(response, 'NOT_READY', reason);
-  }
-}
-
-function sendText(response: ServerResponse, text: string): void {
-  response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
-  response.end(text);
-}
-
-/** Before the headers it is an answer; after them nothing is left but to cut the connection, which no reader takes for an end. */
-function sendError(response: ServerResponse, code: SidecarErrorCode, error: string, more: object = {}): void {
-  if (response.headersSent || response.destroyed) {
-    response.destroy();
-    return;
-  }
-  sendJson(response, statusOf[code], { error, code, ...more });
 }

@@ -23,7 +23,7 @@ export class Starts {
   readonly #placedPath: string | undefined;
   #noted: readonly StartNote[] = [];
   #placed: readonly StartNote[] = [];
-  #seen = '';
+  #seen: Look = nothing;
   /** The file that was read last, held open: whether it was replaced is then known by its number of links, which costs a tenth of a look at the path. */
   #file: number | undefined;
   /** Called when a start was noted or placed. */
@@ -102,14 +102,14 @@ export class Starts {
   /** Looks for new starts now; called for each piece of the log. What cannot be read changes nothing: the volume is not ours alone. */
   refresh(): void {
     // A link that somebody else made to the old file would hide its replacement here: then `#look` finds it, by inotify.
-    if (this.#file === undefined || stateOf(this.#file) !== this.#seen) {
+    if (this.#file === undefined || !isSame(lookAtFile(this.#file), this.#seen)) {
       this.#look();
     }
   }
 
   #look(): void {
     const seen = lookAt(this.#path);
-    if (seen === this.#seen) {
+    if (isSame(seen, this.#seen)) {
       return;
     }
     this.#seen = seen;
@@ -133,24 +133,31 @@ export class Starts {
   }
 }
 
-/** Changes whenever the file was replaced or written to. */
-function lookAt(path: string): string {
+/** What changes whenever the file is replaced or written to. */
+type Look = Pick<Stats, 'ino' | 'size' | 'mtimeMs'>;
+
+const nothing: Look = { ino: 0, size: 0, mtimeMs: 0 };
+/** Like no other, itself included: it leads to another look. */
+const replaced: Look = { ino: NaN, size: NaN, mtimeMs: NaN };
+
+function lookAt(path: string): Look {
   try {
     const stat = statSync(path, { throwIfNoEntry: false });
-    return stat === undefined ? '' : describe(stat);
+    return stat === undefined ? nothing : stat.nlink === 0 ? replaced : stat;
   } catch {
     // Somebody put a loop of links in its folder's place.
-    return '';
+    return nothing;
   }
 }
 
 /** The same of an open file; a replaced one has no link left. */
-function stateOf(file: number): string {
-  return describe(fstatSync(file));
+function lookAtFile(file: number): Look {
+  const stat = fstatSync(file);
+  return stat.nlink === 0 ? replaced : stat;
 }
 
-function describe({ ino, size, mtimeMs, nlink }: Stats): string {
-  return nlink === 0 ? 'replaced' : `${ino} ${size} ${mtimeMs}`;
+function isSame(a: Look, b: Look): boolean {
+  return a.ino === b.ino && a.size === b.size && a.mtimeMs === b.mtimeMs;
 }
 
 /** Undefined for anything but a regular file. */

@@ -2,7 +2,7 @@
  * Sends the log to one reader, at the reader's pace. What was just written goes out in the very turn of the event loop that learned of it, with
  * nothing awaited between the look at the file and the write; a backlog is read piece by piece, the next when the last has gone to the kernel.
  */
-import type { ServerResponse } from 'node:http';
+import type { LogBody } from './body.ts';
 import { ReclaimedError } from './log.ts';
 import type { LogFile } from './log.ts';
 import { limits } from './protocol.ts';
@@ -15,7 +15,7 @@ const liveBytesMax = 16_384;
 
 export interface LogStream {
   readonly log: LogFile;
-  readonly response: ServerResponse;
+  readonly body: LogBody;
   readonly offset: number;
   /** Where to stop; undefined follows. */
   readonly endOffset: number | undefined;
@@ -88,7 +88,7 @@ class LogSender {
           this.#end(step.end);
           return;
         }
-        if (step.to - this.#offset > liveBytesMax || this.#stream.response.writableNeedDrain) {
+        if (step.to - this.#offset > liveBytesMax || this.#stream.body.isFull) {
           void this.#sendPieces(step.to);
           return;
         }
@@ -125,13 +125,15 @@ class LogSender {
 
   /** What was written a moment ago. False: there is nothing to be had there now, and the file is about to say why. */
   #sendNow(to: number): boolean {
-    const { log, response } = this.#stream;
-    const bytes = Buffer.allocUnsafe(to - this.#offset);
-    const length = log.readNow(bytes, this.#offset);
+    const { log, body } = this.#stream;
+    const { headBytes } = body;
+    const bytes = Buffer.allocUnsafe(headBytes + to - this.#offset);
+    const length = log.readNow(headBytes === 0 ? bytes : bytes.subarray(headBytes), this.#offset);
     if (length === 0) {
       return false;
     }
-    response.write(bytes.subarray(0, length), () => {
+    const end = headBytes + length;
+    body.write(end === bytes.length ? bytes : bytes.subarray(0, end), () => {
       this.#onSent(length);
     });
     this.#offset += length;
@@ -150,15 +152,17 @@ class LogSender {
   }
 
   async #sendBacklog(to: number): Promise<void> {
-    const { log, response } = this.#stream;
-    const buffer = Buffer.allocUnsafeSlow(Math.min(backlogChunkBytes, to - this.#offset));
+    const { log, body } = this.#stream;
+    const { headBytes } = body;
+    const buffer = Buffer.allocUnsafeSlow(headBytes + Math.min(backlogChunkBytes, to - this.#offset));
     while (this.#offset < to && !this.#signal.aborted) {
-      const length = await log.read(buffer.subarray(0, Math.min(buffer.length, to - this.#offset)), this.#offset);
+      const room = buffer.subarray(headBytes, headBytes + to - this.#offset);
+      const length = await log.read(room, this.#offset);
       // Truncated under us: what was read is not what was asked for.
       if (length === 0 || log.epoch !== this.#epoch) {
         return;
       }
-      await writePiece(response, buffer.subarray(0, length), this.#signal);
+      await writePiece(body, buffer.subarray(0, headBytes + length), this.#signal);
       this.#offset += length;
       this.#onSent(length);
     }
@@ -193,16 +197,16 @@ class LogSender {
 }
 
 /** Resolves when the kernel has the bytes, so that the buffer may be used again. A reader that takes nothing for long is cut off. */
-async function writePiece(response: ServerResponse, bytes: Buffer, signal: AbortSignal): Promise<void> {
+async function writePiece(body: LogBody, bytes: Buffer, signal: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<undefined>();
   const done = (): void => {
     resolve(undefined);
   };
   const timer = setTimeout(() => {
-    response.destroy();
+    body.destroy();
   }, limits.stallTimeoutMs);
   signal.addEventListener('abort', done);
-  response.write(bytes, done);
+  body.write(bytes, done);
   await promise;
   clearTimeout(timer);
   signal.removeEventListener('abort', done);

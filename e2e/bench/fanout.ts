@@ -39,7 +39,7 @@ const sampleEvery = 20;
 const settleMs = 3000;
 
 const program = `
-  const now = () => (performance.timeOrigin + performance.now()).toFixed(3);
+  const now = () => (Number(process.hrtime.bigint()) / 1e6).toFixed(3);
   require('readline').createInterface({ input: process.stdin }).on('line', (line) => {
     const [what, amount] = line.split(' ');
     if (what === 'burst') {

@@ -20,7 +20,7 @@ const rounds = 3;
 /** `2026-01-01T00:00:00.000000000Z ` before each line; the kubelet pads the fraction. */
 const stampLength = 31;
 
-const clock = 'const now = () => (performance.timeOrigin + performance.now()).toFixed(3);';
+const clock = 'const now = () => (Number(process.hrtime.bigint()) / 1e6).toFixed(3);';
 const ticking = `${clock} setInterval(() => process.stdout.write('t ' + now() + '\\n'), 10);`;
 const backlog = `
   process.stdout.write('begin\\n');

@@ -41,7 +41,7 @@ const idleMs = 20_000;
 const websocketdPort = 7980;
 
 const ticking = `
-  const now = () => (performance.timeOrigin + performance.now()).toFixed(3);
+  const now = () => (Number(process.hrtime.bigint()) / 1e6).toFixed(3);
   setInterval(() => process.stdout.write('t ' + now() + '\\n'), 10);`;
 const backlog = `
   process.stdout.write('begin\\n');

@@ -5,7 +5,7 @@ import type { HubLimits, HubObserver } from './hub.ts';
 import { piecesOf } from './pieces.ts';
 import { Ring } from './ring.ts';
 import type { RingPlace } from './ring.ts';
-import type { Cursor, LogEvent, LogSource, Start } from './source.ts';
+import type { Cursor, DirectLines, LogEvent, LogSource, Start } from './source.ts';
 import type { Subscription } from './subscription.ts';
 
 export interface ChannelOptions {
@@ -29,6 +29,8 @@ export class Channel {
   /** Those that wait for something to come. */
   readonly waiting = new Set<Follower>();
   readonly #options: ChannelOptions;
+  /** Lines come to the subscriptions in the turn that brought them while the pump waits for them and has room. */
+  readonly #direct: DirectLines;
   readonly #abort = new AbortController();
   readonly #followers = new Set<Follower>();
   #failure: { readonly error: unknown } | undefined;
@@ -51,6 +53,7 @@ export class Channel {
     this.limits = options.limits;
     this.clock = options.clock;
     this.ring = new Ring(options.limits, (a, b) => options.source.compare(a, b));
+    this.#direct = this.#createDirect();
     options.observer.upstreamOpened?.();
     void this.#pump();
   }
@@ -150,18 +153,20 @@ export class Channel {
   }
 
   async #pump(): Promise<void> {
-    const { clock, limits } = this;
+    const { clock } = this;
     const { start } = this.#options;
-    const iterator = this.source.open(start, this.#abort.signal)[Symbol.asyncIterator]();
+    const iterator = this.source.open(start, this.#abort.signal, this.#direct)[Symbol.asyncIterator]();
     try {
       for (;;) {
         await this.#awaitRoom();
         this.#waitingSince = clock.elapsed();
         const next = await iterator.next();
-        if (clock.elapsed() - this.#waitingSince >= limits.settleMs) {
-          this.#lastSettledAt = clock.elapsed();
-        }
+        this.#noteArrival();
         this.#waitingSince = undefined;
+        if (this.ring.isFull) {
+          // What came directly while this was waited for has filled it.
+          await this.#awaitRoom();
+        }
         if (next.done === true || this.isClosed) {
           return;
         }
@@ -177,6 +182,28 @@ export class Channel {
     }
   }
 
+  #createDirect(): DirectLines {
+    const isReady = (): boolean => this.#waitingSince !== undefined && !this.isClosed && !this.ring.isFull;
+    return {
+      get isReady() {
+        return isReady();
+      },
+      take: (batch) => {
+        this.#append(batch);
+        this.#noteArrival();
+      },
+    };
+  }
+
+  /** What was waited for has come. */
+  #noteArrival(): void {
+    const now = this.clock.elapsed();
+    if (this.#waitingSince !== undefined && now - this.#waitingSince >= this.limits.settleMs) {
+      this.#lastSettledAt = now;
+    }
+    this.#waitingSince = now;
+  }
+
   #append(event: LogEvent): void {
     const { ring } = this;
     for (const piece of piecesOf(event)) {
@@ -185,6 +212,9 @@ export class Channel {
     if (event.type === 'end') {
       this.#options.onDone();
     }
+    this.#trim();
+    this.#wakeAll();
+    // Only now: nobody waits for what is counted.
     if (event.type === 'lines') {
       const { lines } = event;
       this.observer.linesReceived?.(
@@ -192,8 +222,6 @@ export class Channel {
         lines.reduce((bytes, line) => bytes + line.length, 0),
       );
     }
-    this.#trim();
-    this.#wakeAll();
   }
 
   /** Drops what is too much, unless every subscription in the ring is far behind, or some deserve a moment. */

@@ -5,18 +5,25 @@ import { OperatorError } from '../errors.ts';
 import { FakeClock, settle } from '../testing/clock.ts';
 import { createHub } from './hub.ts';
 import type { HubLimits, HubObserver } from './hub.ts';
-import type { LogBatch, LogEvent, LogSource, Start } from './source.ts';
+import type { DirectLines, LogBatch, LogEvent, LogSource, Start } from './source.ts';
 import type { Encoder, Hub, Subscription } from './subscription.ts';
 
 /** Everything that was ever written, one entry a line or event; sources read it at their own pace, as from a file. */
 class Log {
   readonly entries: ({ text: string } | Exclude<LogEvent, LogBatch>)[] = [];
   readonly #waiting = new Set<() => void>();
+  readonly isDirect: boolean;
   opens = 0;
   open = 0;
   /** Events that open streams have given. */
   given = 0;
   failure: unknown;
+  /** Batches that were taken in the turn of the write. */
+  givenDirectly = 0;
+
+  constructor({ isDirect = false } = {}) {
+    this.isDirect = isDirect;
+  }
 
   write(...texts: string[]): void {
     this.entries.push(...texts.map((text) => ({ text })));
@@ -39,7 +46,7 @@ class Log {
   /** Batches of `batchLines` lines at most. */
   source(batchLines = 3): LogSource {
     return {
-      open: (start, signal) => this.#read(start, signal, batchLines),
+      open: (start, signal, direct) => this.#read(start, signal, batchLines, this.isDirect ? direct : undefined),
       tail: () => Promise.reject(new Error('The hub never asks for a tail')),
       compare: (a, b) => this.#indexOf(a) - this.#indexOf(b),
     };
@@ -52,7 +59,12 @@ class Log {
     return Number(cursor.slice(1));
   }
 
-  async *#read(start: Start, signal: AbortSignal, batchLines: number): AsyncGenerator<LogEvent> {
+  async *#read(
+    start: Start,
+    signal: AbortSignal,
+    batchLines: number,
+    direct: DirectLines | undefined,
+  ): AsyncGenerator<LogEvent> {
     this.opens += 1;
     this.open += 1;
     try {
@@ -63,7 +75,14 @@ class Log {
         }
         const entry = this.entries[index];
         if (entry === undefined) {
-          await this.#changed(signal);
+          await this.#changed(signal, () => {
+            for (; direct?.isReady === true && 'text' in (this.entries[index] ?? {}); this.givenDirectly += 1) {
+              const batch = this.#batch(index, batchLines);
+              index += batch.lines.length;
+              direct.take(batch);
+            }
+            return this.entries[index] === undefined && this.failure === undefined;
+          });
         } else if ('text' in entry) {
           const batch = this.#batch(index, batchLines);
           index += batch.lines.length;
@@ -83,10 +102,12 @@ class Log {
     }
   }
 
-  async #changed(signal: AbortSignal): Promise<void> {
+  /** `isDone`: whether the wait goes on. */
+  async #changed(signal: AbortSignal, isDone: () => boolean): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<undefined>();
     const wake = (): void => {
-      resolve(undefined);
+      if (!signal.aborted && isDone()) this.#waiting.add(wake);
+      else resolve(undefined);
     };
     this.#waiting.add(wake);
     signal.addEventListener('abort', wake, { once: true });
@@ -229,6 +250,30 @@ test('hub: who waits is called once for all that came, can take it there and the
   assert.deepEqual(calls, ['a 1,2', 'b 1,2', 'a 3', 'b 3']);
   hub.close();
   assert.deepEqual(calls.slice(4), ['a is closed', 'b is closed']);
+});
+
+test('hub: lines that the source gives directly are there in the turn of the write, and by the iteration where there is no room', async () => {
+  const log = new Log({ isDirect: true });
+  const { hub } = lab(log, { ringLinesMax: 4 });
+  const subscription = hub.subscribe('a', { tail: 10 });
+  await settle();
+  let texts: string[] = [];
+  assert.equal(
+    subscription.whenReadable(() => (texts = take(subscription))),
+    false,
+  );
+  log.write('1', '2');
+  assert.deepEqual(texts, ['1', '2'], 'nothing was awaited');
+  // Nobody takes: the ring has room for four lines, of which two were taken.
+  log.write(...numbered(3, 20));
+  const { givenDirectly } = log;
+  assert.ok(givenDirectly > 1 && givenDirectly < 7, `${givenDirectly} batches were taken at once`);
+  log.event({ type: 'restart', cause: 'container' });
+  log.write('21');
+  assert.deepEqual(await drain(subscription), [...numbered(3, 20), '<restart>', '21']);
+  const late = hub.subscribe('a', { tail: 2 });
+  assert.deepEqual(await drain(late), ['20', '<restart>', '21']);
+  hub.close();
 });
 
 test('hub: a batch is encoded once for each encoder, however many subscriptions ask, and parts are views', async () => {
@@ -666,14 +711,15 @@ test('hub: whoever comes, goes or lags, each sees one unbroken run of the log, a
     fc.asyncProperty(
       fc.array(actionArbitrary, { minLength: 5, maxLength: 80 }),
       fc.integer({ min: 3, max: 25 }),
+      fc.boolean(),
       playHub,
     ),
     { numRuns: Number(process.env['MODEL_RUNS'] ?? 200) },
   );
 });
 
-async function playHub(actions: Action[], ringLinesMax: number): Promise<void> {
-  const log = new Log();
+async function playHub(actions: Action[], ringLinesMax: number, isDirect: boolean): Promise<void> {
+  const log = new Log({ isDirect });
   const { hub, clock } = lab(log, { ringLinesMax, catchUpIdleMs: 2000 });
   const sessions: Session[] = [];
   const join = (start: Start, texts: string[]): void => {
@@ -791,5 +837,5 @@ test('hub: an event that was evicted behind a line is still given to who returns
   const take: Action = { do: 'take', who: 1, chunks: 1 };
   const settled: Action = { do: 'settle' };
   const before = [write(1), join(1000), { do: 'event', type: 'restart' } as const, write(1), settled, join(1), take];
-  await playHub([...before, write(4), settled, join(0), take, settled, write(1), join(0)], 4);
+  await playHub([...before, write(4), settled, join(0), take, settled, write(1), join(0)], 4, false);
 });

@@ -53,9 +53,22 @@ export interface LastLines {
   readonly cursor: Cursor;
 }
 
+/**
+ * Takes lines in the turn of the event loop that brings them, past the iteration, which many turns of promises lie between. A source uses it only while
+ * a `next` of its iteration waits for these very lines; that goes on waiting then. So the order is one, whichever way the lines come.
+ */
+export interface DirectLines {
+  /** Whether there is room. If not, lines come by the iteration, and the next when that one was taken. */
+  readonly isReady: boolean;
+  take(batch: LogBatch): void;
+}
+
 export interface LogSource {
-  /** See the contract above. Throws `OperatorError` `CURSOR_INVALID` before the first event if the cursor is not one of this instance's. */
-  open(start: Start, signal: AbortSignal): AsyncIterable<LogEvent>;
+  /**
+   * See the contract above. Throws `OperatorError` `CURSOR_INVALID` before the first event if the cursor is not one of this instance's. A source may
+   * give lines to `direct` instead of the iteration.
+   */
+  open(start: Start, signal: AbortSignal, direct?: DirectLines): AsyncIterable<LogEvent>;
   /**
    * The last `lines` lines as they are now, without following; fewer if there are fewer or if they take more memory than the source allows.
    * Opening at the returned cursor gives exactly what follows them. Throws `OperatorError` `LOG_SOURCE_UNAVAILABLE` if they cannot be read now.

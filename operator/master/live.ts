@@ -70,6 +70,9 @@ class Client {
   /** What is to be written when all of it is known; empty but for that moment. */
   #pending: Buffer[] = [];
   #roomBytes = 0;
+  /** Of what is pending. */
+  #lines = 0;
+  #bytes = 0;
   #rest: Rest | undefined;
   #isWaitingForRoom = false;
 
@@ -127,7 +130,17 @@ class Client {
       }
     } finally {
       this.#flush();
+      this.#count();
     }
+  }
+
+  /** Behind the write: nobody waits for what is counted. */
+  #count(): void {
+    const { metrics } = this.#options;
+    if (this.#lines > 0) metrics.linesSent.inc(this.#lines);
+    if (this.#bytes > 0) metrics.bytesSent.inc(this.#bytes);
+    this.#lines = 0;
+    this.#bytes = 0;
   }
 
   #flush(): void {
@@ -149,7 +162,7 @@ class Client {
     const { metrics } = this.#options;
     const { format } = this.#accepted;
     if (chunk.type === 'lines') {
-      metrics.linesSent.inc(chunk.to - chunk.from);
+      this.#lines += chunk.to - chunk.from;
       this.#rest = { bytes: chunk.encoded(encoderFor(format)), position: 0 };
       return;
     }
@@ -168,7 +181,7 @@ class Client {
 
   #write(bytes: Buffer): void {
     if (bytes.length === 0) return;
-    this.#options.metrics.bytesSent.inc(bytes.length);
+    this.#bytes += bytes.length;
     this.#roomBytes -= bytes.length;
     this.#pending.push(bytes);
   }

@@ -1,5 +1,7 @@
-/** The body of an answer, given piece by piece as it arrives. */
+/** The bytes of a log as they arrive: of the body of an answer, or of frames on a connection. */
 import type { IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
+import { frameHeadBytes, headers } from '../../sidecar/protocol.ts';
 
 /** More than this, not yet taken, stops the other side; what the connection already holds may come on top. */
 const queueBytesMax = 65_536;
@@ -11,10 +13,12 @@ interface Waiter {
 
 /**
  * What a Readable's own iterator gives, but each piece in the turn of the event loop that brought it: the other takes some turns more for each,
- * a tenth of the time that a line needs from the file to the client. One call of `next` at a time. Throws when the body was cut.
+ * a tenth of the time that a line needs from the file to the client. One call of `next` at a time. Throws when what it reads was cut.
  */
-export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
-  readonly #response: IncomingMessage;
+abstract class ArrivingBytes implements AsyncIterableIterator<Buffer, undefined> {
+  /** Is offered each piece that comes while a `next` waits. True: it was taken, and `next` goes on waiting. */
+  onPiece: ((chunk: Buffer) => boolean) | undefined;
+  readonly #stream: Readable;
   readonly #queue: Buffer[] = [];
   #queuedBytes = 0;
   #waiter: Waiter | undefined;
@@ -23,16 +27,13 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
   #failure: Error | undefined;
 
   /** Takes nothing before the first `next`. */
-  constructor(response: IncomingMessage) {
-    this.#response = response;
-    response.once('end', () => {
-      this.#finish(undefined);
+  constructor(stream: Readable) {
+    this.#stream = stream;
+    stream.on('error', (error) => {
+      this.finish(error);
     });
-    response.on('error', (error) => {
-      this.#finish(error);
-    });
-    response.once('close', () => {
-      this.#finish(new Error('The connection was closed before the answer had ended'));
+    stream.once('close', () => {
+      this.finish(new Error('The connection was closed before the answer had ended'));
     });
   }
 
@@ -44,8 +45,8 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
     const chunk = this.#queue.shift();
     if (chunk !== undefined) {
       this.#queuedBytes -= chunk.length;
-      if (this.#queue.length === 0 && this.#response.isPaused()) {
-        this.#response.resume();
+      if (this.#queue.length === 0 && this.#stream.isPaused()) {
+        this.#stream.resume();
       }
       return Promise.resolve({ done: false, value: chunk });
     }
@@ -64,23 +65,20 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
   }
 
   return(): Promise<IteratorResult<Buffer, undefined>> {
-    this.#response.destroy();
+    this.#stream.destroy();
     return Promise.resolve({ done: true, value: undefined });
   }
 
-  #flow(): void {
-    if (this.#isFlowing) {
-      return;
-    }
-    this.#isFlowing = true;
-    this.#response.on('data', (chunk: Buffer) => {
-      this.#onChunk(chunk);
-    });
-  }
+  /** What has come. */
+  protected abstract take(data: Buffer): void;
 
-  #onChunk(chunk: Buffer): void {
+  /** Gives a piece of the log to whoever waits for it. */
+  protected give(chunk: Buffer): void {
     const waiter = this.#waiter;
     if (waiter !== undefined) {
+      if (this.onPiece?.(chunk) === true) {
+        return;
+      }
       this.#waiter = undefined;
       waiter.resolve({ done: false, value: chunk });
       return;
@@ -88,11 +86,12 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
     this.#queue.push(chunk);
     this.#queuedBytes += chunk.length;
     if (this.#queuedBytes > queueBytesMax) {
-      this.#response.pause();
+      this.#stream.pause();
     }
   }
 
-  #finish(failure: Error | undefined): void {
+  /** Undefined: that was all. Only the first call counts. */
+  protected finish(failure: Error | undefined): void {
     if (this.#isOver) {
       return;
     }
@@ -106,5 +105,106 @@ export class BodyBytes implements AsyncIterableIterator<Buffer, undefined> {
     } else {
       waiter.reject(failure);
     }
+  }
+
+  #flow(): void {
+    if (this.#isFlowing) {
+      return;
+    }
+    this.#isFlowing = true;
+    this.#stream.on('data', (data: Buffer) => {
+      this.take(data);
+    });
+  }
+}
+
+/** The body of an answer. */
+export class BodyBytes extends ArrivingBytes {
+  readonly #response: IncomingMessage;
+
+  constructor(response: IncomingMessage) {
+    super(response);
+    this.#response = response;
+    response.once('end', () => {
+      this.finish(undefined);
+    });
+  }
+
+  /** Why the log ended; undefined before, and where it was cut. */
+  get reason(): string | undefined {
+    return this.#response.complete ? this.#response.trailers[headers.endReason] : undefined;
+  }
+
+  protected override take(data: Buffer): void {
+    this.give(data);
+  }
+}
+
+/** The frames of a connection that was changed to them, as sidecar/PROTOCOL.md describes them. */
+export class FrameBytes extends ArrivingBytes {
+  /** Of the frame that has begun, what is still to come. */
+  #frameBytes = 0;
+  /** The beginning of a head, or of the end, that has not come as a whole. */
+  #rest: Buffer | undefined;
+  #reason: string | undefined;
+
+  /** `head`: what came with the answer's headers. */
+  constructor(connection: Readable, head: Buffer) {
+    super(connection);
+    connection.once('end', () => {
+      this.finish(new Error('The connection was ended before the log was'));
+    });
+    // Whatever has been pushed back comes first.
+    if (head.length > 0) {
+      connection.unshift(head);
+    }
+  }
+
+  /** Why the log ended; undefined before, and where it was cut. */
+  get reason(): string | undefined {
+    return this.#reason;
+  }
+
+  protected override take(data: Buffer): void {
+    let bytes = data;
+    if (this.#rest !== undefined) {
+      bytes = Buffer.concat([this.#rest, data]);
+      this.#rest = undefined;
+    }
+    let at = 0;
+    while (at < bytes.length && this.#reason === undefined) {
+      if (this.#frameBytes > 0) {
+        const end = Math.min(at + this.#frameBytes, bytes.length);
+        this.#frameBytes -= end - at;
+        this.give(bytes.subarray(at, end));
+        at = end;
+        continue;
+      }
+      const next = this.#enterFrame(bytes, at);
+      if (next === undefined) {
+        this.#rest = Buffer.from(bytes.subarray(at));
+        return;
+      }
+      at = next;
+    }
+  }
+
+  /** Where what follows the head begins; undefined if the head, or the end, is not there as a whole. */
+  #enterFrame(bytes: Buffer, at: number): number | undefined {
+    const from = at + frameHeadBytes;
+    if (from > bytes.length) {
+      return undefined;
+    }
+    this.#frameBytes = bytes.readUInt32BE(at);
+    if (this.#frameBytes > 0) {
+      return from;
+    }
+    const end = from + 1 + (bytes[from] ?? Infinity);
+    if (end > bytes.length) {
+      return undefined;
+    }
+    this.#reason = bytes.toString('latin1', from + 1, end);
+    this.finish(undefined);
+    return end;
   }
 }

@@ -1,6 +1,7 @@
 /**
  * The Master's side of the sidecar's protocol (sidecar/PROTOCOL.md): HTTP over TLS with a pre-shared key.
  *
+ * A followed log comes in frames where the sidecar has them, which cost less for each line than the body of an answer; an older one answers with that.
  * A log stream has a connection of its own, so that one that nobody reads holds up nothing. Calls share kept connections, one pool for each
  * instance, given up before the sidecar would: a call must not meet a connection that the other side is just closing, because a line that may
  * or may not have been typed cannot be sent again. The kernel asks after quiet connections, so a peer that is gone ends them in 13 s at most.
@@ -8,32 +9,17 @@
  * Nothing here retries, except with another master key: that is the caller's loop. A refusal is a `SidecarError`, a sidecar that is too old or too new a `SidecarVersionError`,
  * everything else is a plain error of the network.
  */
-import { Agent, request as httpsRequest } from 'node:https';
-import type { ClientRequest, IncomingMessage } from 'node:http';
-import type { RequestOptions } from 'node:https';
-import {
-  defaultPort,
-  deriveKey,
-  headers,
-  identityOf,
-  limits,
-  paths,
-  protocolVersions,
-  tlsOptions,
-  versionIn,
-  versionWords,
-} from '../../sidecar/protocol.ts';
+import { Agent } from 'node:https';
+import type { IncomingMessage } from 'node:http';
+import { frameProtocol, headers, paths, protocolVersions, versionIn, versionWords } from '../../sidecar/protocol.ts';
 import type { SidecarErrorCode, SidecarStatus, VersionRange } from '../../sidecar/protocol.ts';
-import { BodyBytes } from './bytes.ts';
+import { BodyBytes, FrameBytes } from './bytes.ts';
+import { sendCall, sidecarTimeouts, SidecarUnreachableError } from './call.ts';
+import type { Call, CallAnswer, SidecarAddress } from './call.ts';
 import type { MasterKey } from './masterkey.ts';
 
-/** Where an instance's sidecar is. */
-export interface SidecarAddress {
-  readonly host: string;
-  /** The protocol's own if absent. */
-  readonly port?: number | undefined;
-  readonly instanceUid: string;
-}
+export { sidecarTimeouts, SidecarUnreachableError } from './call.ts';
+export type { SidecarAddress } from './call.ts';
 
 /** What to read: from a byte on, or the last lines. */
 export type LogRange = ({ readonly offset: number } | { readonly tail: number }) & { readonly follow: boolean };
@@ -54,6 +40,11 @@ export interface SidecarLog {
   readonly isLost?: boolean;
   /** As they arrive, and no faster than they are taken. Ends when the sidecar ends the answer; throws when the connection breaks. */
   readonly bytes: AsyncIterable<Buffer>;
+  /**
+   * From now on, a piece that comes while a `next` of `bytes` waits is first offered to `take`, in the turn that brought it. True: it was taken, and
+   * `next` goes on waiting. Absent where that cannot be.
+   */
+  onPiece?(take: (chunk: Buffer) => boolean): void;
   /** Once `bytes` has ended: why. Undefined: it was cut. A word of a newer sidecar that is unknown here is given as it is. */
   readonly endReason: string | undefined;
   close(): void;
@@ -91,20 +82,6 @@ export class SidecarError extends Error {
   }
 }
 
-/** No connection was made, so nothing that was to be sent can have arrived. */
-export class SidecarUnreachableError extends Error {
-  /** Node's word for it, such as ECONNREFUSED. */
-  readonly code: string | undefined;
-
-  constructor(at: SidecarAddress, cause: unknown) {
-    super(`Cannot reach the sidecar at ${at.host}: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
-    this.name = 'SidecarUnreachableError';
-    this.code = (cause as NodeJS.ErrnoException | undefined)?.code;
-  }
-}
-
 /** The two sides have no version of the protocol in common. Its message ends a sentence that begins with what cannot be done. */
 export class SidecarVersionError extends Error {
   /** A sidecar that is too old does not know that: it has done what it was asked. */
@@ -138,21 +115,6 @@ export interface SidecarClientOptions {
   readonly versions?: VersionRange;
 }
 
-export const sidecarTimeouts = {
-  /** TCP and the handshake. */
-  connectMs: 3000,
-  /** From the request to the headers of a log; a tail of very long lines takes the sidecar a moment. */
-  headersMs: 10_000,
-  /** A whole status call. */
-  statusMs: 3000,
-  /** A whole call to standard input: more than the sidecar lets a line wait. */
-  stdinMs: limits.stdinTimeoutMs + 5000,
-  /** How long a kept connection may be idle; half of what the sidecar allows. */
-  idleMs: limits.keepAliveTimeoutMs / 2,
-  /** Silence after which the kernel asks whether the other side lives; it does so ten times, once a second. */
-  tcpKeepAliveMs: 3000,
-};
-
 /** Bodies of answers that are no log. */
 const answerBytesMax = 64 * 1024;
 /** Calls to one sidecar at the same time; more wait. */
@@ -177,13 +139,12 @@ export function createSidecarClient(options: SidecarClientOptions): SidecarClien
     timeout: timeouts.idleMs,
   });
   const versions = options.versions ?? protocolVersions;
-  const send = async (call: Omit<Call, 'key' | 'timeouts' | 'version'>): Promise<IncomingMessage> => {
+  const send = async (call: Omit<Call, 'key' | 'timeouts' | 'version'>): Promise<CallAnswer> => {
     let refusal: unknown;
     // A pod keeps the key that it was made with: while the master key is being replaced, some have one and some the other.
     for (const key of await options.masterKey.read()) {
       try {
-        const response = await sendCall({ ...call, key, timeouts, version: versions.current });
-        return acceptVersion(response, versions);
+        return acceptVersion(await sendCall({ ...call, key, timeouts, version: versions.current }), versions);
       } catch (error) {
         if (!isKeyRefusal(error)) throw error;
         refusal = error;
@@ -196,20 +157,20 @@ export function createSidecarClient(options: SidecarClientOptions): SidecarClien
       const query = 'tail' in range ? `tail=${range.tail}` : `offset=${range.offset}`;
       const path = `${paths.log}?${query}&follow=${String(range.follow)}`;
       const timeoutMs = timeouts.headersMs;
-      const response = await send({ at, method: 'GET', path, agent: streams, signal, timeoutMs });
-      return await toLog(response);
+      // A sidecar that does not know them passes this over, and answers with a body.
+      const upgrade = range.follow ? { upgrade: frameProtocol } : {};
+      return await toLog(await send({ at, method: 'GET', path, agent: streams, ...upgrade, signal, timeoutMs }));
     },
     async writeStdin(at, lines, signal) {
       const call = { at, method: 'POST', path: paths.stdin, agent: calls, body: lines };
       const limit = withLimit(signal, timeouts.stdinMs);
-      await readAnswer(await send({ ...call, signal: limit, timeoutMs: timeouts.stdinMs }));
+      await readAnswer((await send({ ...call, signal: limit, timeoutMs: timeouts.stdinMs })).response);
     },
     async status(at, signal) {
       const call = { at, method: 'GET', path: paths.status, agent: calls };
       const limit = withLimit(signal, timeouts.statusMs);
-      return JSON.parse(
-        await readAnswer(await send({ ...call, signal: limit, timeoutMs: timeouts.statusMs })),
-      ) as SidecarStatus;
+      const { response } = await send({ ...call, signal: limit, timeoutMs: timeouts.statusMs });
+      return JSON.parse(await readAnswer(response)) as SidecarStatus;
     },
     close() {
       streams.destroy();
@@ -218,102 +179,20 @@ export function createSidecarClient(options: SidecarClientOptions): SidecarClien
   };
 }
 
-interface Call {
-  readonly at: SidecarAddress;
-  readonly method: string;
-  readonly path: string;
-  readonly agent: Agent;
-  readonly body?: Uint8Array;
-  readonly signal: AbortSignal;
-  /** From the connection to the headers. */
-  readonly timeoutMs: number;
-  readonly key: Buffer;
-  readonly timeouts: typeof sidecarTimeouts;
-  /** The newest that is spoken here. */
-  readonly version: number;
-}
-
-/** Resolves with the response once its headers are there. */
-async function sendCall(call: Call): Promise<IncomingMessage> {
-  const { at, body, timeouts, signal } = call;
-  signal.throwIfAborted();
-  const request = httpsRequest(toOptions(call));
-  const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
-  const giveUp = (reason: Error): void => {
-    request.destroy(reason);
-  };
-  const state = { isConnected: false };
-  let timer = setTimeout(giveUp, timeouts.connectMs, timeoutError('no connection', timeouts.connectMs));
-  whenConnected(request, () => {
-    state.isConnected = true;
-    clearTimeout(timer);
-    timer = setTimeout(giveUp, call.timeoutMs, timeoutError('no answer', call.timeoutMs));
-  });
-  const onAbort = (): void => {
-    giveUp(signal.reason as Error);
-  };
-  signal.addEventListener('abort', onAbort, { once: true });
-  request.once('close', () => {
-    signal.removeEventListener('abort', onAbort);
-  });
-  request.once('response', resolve);
-  // Stays for the life of the request: an error without a listener would end the process.
-  request.on('error', (error) => {
-    reject(signal.aborted || state.isConnected ? error : new SidecarUnreachableError(at, error));
-  });
-  request.end(body);
-  try {
-    return await promise;
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-function toOptions({ at, key, agent, method, path, body, timeouts, version }: Call): RequestOptions {
-  return {
-    ...tlsOptions,
-    pskCallback: () => ({ psk: deriveKey(key, at.instanceUid), identity: identityOf(at.instanceUid) }),
-    ca: [],
-    host: at.host,
-    port: at.port ?? defaultPort,
-    // Keeps the pools apart, also where an address is used again.
-    servername: identityOf(at.instanceUid),
-    agent,
-    method,
-    path,
-    noDelay: true,
-    keepAlive: true,
-    keepAliveInitialDelay: timeouts.tcpKeepAliveMs,
-    headers: {
-      [headers.protocol]: String(version),
-      ...(body === undefined ? {} : { 'content-length': body.length }),
-    },
-  } as RequestOptions;
-}
-
-function whenConnected(request: ClientRequest, run: () => void): void {
-  request.once('socket', (socket) => {
-    if (request.reusedSocket) {
-      run();
-    } else {
-      socket.once('secureConnect', run);
-    }
-  });
-}
-
-async function toLog(response: IncomingMessage): Promise<SidecarLog> {
+async function toLog({ response, upgraded }: CallAnswer): Promise<SidecarLog> {
   // An error that comes while nobody reads must not end the process; whoever reads gets it all the same.
   response.on('error', () => undefined);
-  if (response.statusCode !== 200) {
+  if (upgraded === undefined && response.statusCode !== 200) {
     await readAnswer(response);
     throw new Error(`Cannot read the log: the sidecar answered with status ${response.statusCode ?? 0}`);
   }
   const epoch = epochOf(response);
   const startOffset = numberOf(response, headers.startOffset);
   if (epoch === undefined || startOffset === undefined) {
-    response.destroy();
+    cut({ response, upgraded });
     throw new Error('Cannot read the log: the answer does not say where it begins');
   }
+  const body = upgraded === undefined ? new BodyBytes(response) : new FrameBytes(upgraded.socket, upgraded.head);
   return {
     epoch,
     startOffset,
@@ -322,12 +201,15 @@ async function toLog(response: IncomingMessage): Promise<SidecarLog> {
     run: Math.max(numberOf(response, headers.workloadStarts) ?? 1, 1),
     gapBytes: numberOf(response, headers.gapBytes) ?? 0,
     gapLines: numberOf(response, headers.gapLines) ?? 0,
-    bytes: new BodyBytes(response),
+    bytes: body,
+    onPiece(take) {
+      body.onPiece = take;
+    },
     get endReason() {
-      return response.complete ? response.trailers[headers.endReason] : undefined;
+      return body.reason;
     },
     close() {
-      response.destroy();
+      cut({ response, upgraded });
     },
   };
 }
@@ -375,18 +257,23 @@ function withLimit(signal: AbortSignal | undefined, timeoutMs: number): AbortSig
   return signal === undefined ? limit : AbortSignal.any([signal, limit]);
 }
 
-function timeoutError(what: string, timeoutMs: number): Error {
-  return Object.assign(new Error(`${what} within ${timeoutMs} ms`), { code: 'ETIMEDOUT' });
+function cut({ response, upgraded }: CallAnswer): void {
+  if (upgraded === undefined) {
+    response.destroy();
+  } else {
+    upgraded.socket.destroy();
+  }
 }
 
-/** The response, unless it is in a version that is not spoken here. */
-function acceptVersion(response: IncomingMessage, versions: VersionRange): IncomingMessage {
+/** The answer, unless it is in a version that is not spoken here. */
+function acceptVersion(answer: CallAnswer, versions: VersionRange): CallAnswer {
+  const { response } = answer;
   const version = versionIn(response.headers[headers.protocol]);
   if (version >= versions.oldest && version <= versions.current) {
-    return response;
+    return answer;
   }
   response.on('error', ignoreAfterRefusal);
-  response.destroy();
+  cut(answer);
   throw new SidecarVersionError(version, versions);
 }
 

@@ -10,7 +10,7 @@ export interface FramesOptions {
 /** What has come so far; `onLine` gets each text frame from when it is set. */
 export interface Frames {
   readonly count: number;
-  /** When the first and the last frame came, in milliseconds since 1970. */
+  /** When the first and the last frame came, by `nowMs`. */
   readonly firstMs: number;
   readonly lastMs: number;
   onLine: ((line: string, atMs: number) => void) | undefined;

@@ -127,9 +127,12 @@ export function goal(name: string, value: number, limit: { most?: number; least?
   return `  goal: ${name} ${value.toFixed(2)} ${limit.unit}, ${bound}: ${isMet ? 'met' : 'MISSED'}`;
 }
 
-/** Milliseconds since 1970, with fractions. */
+/**
+ * Milliseconds, with fractions, of the machine's monotonic clock, which is the same for all its processes. `performance.timeOrigin` is not: a process that
+ * is held up while it begins has another by milliseconds.
+ */
 export function nowMs(): number {
-  return performance.timeOrigin + performance.now();
+  return Number(process.hrtime.bigint()) / 1e6;
 }
 
 /** User and system time; the kernel counts in hundredths of a second. */

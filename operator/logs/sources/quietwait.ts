@@ -21,14 +21,24 @@ export class QuietWait<Outcome extends string> {
     this.#waiter = resolve;
     this.#deadline = deadline;
     this.#setTimer();
-    const outcome = await promise;
-    this.#waiter = undefined;
-    return outcome;
+    return await promise;
+  }
+
+  /** Whether somebody waits. */
+  get isWaiting(): boolean {
+    return this.#waiter !== undefined;
+  }
+
+  /** Puts the deadline of the present wait off. */
+  extend(deadline: number): void {
+    this.#deadline = deadline;
   }
 
   /** Ends the wait; nothing happens while there is none. */
   wake(outcome: Outcome | 'quiet'): void {
-    this.#waiter?.(outcome);
+    const waiter = this.#waiter;
+    this.#waiter = undefined;
+    waiter?.(outcome);
   }
 
   /** Ends the timer. A wait that is under way ends by `wake` alone. */
@@ -62,7 +72,7 @@ export class QuietWait<Outcome extends string> {
       return;
     }
     if (this.#clock.elapsed() >= this.#deadline) {
-      this.#waiter('quiet');
+      this.wake('quiet');
     } else {
       this.#setTimer();
     }

@@ -12,6 +12,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import fc from 'fast-check';
 import { Rig, until } from '../../../sidecar/testing/rig.ts';
+import { openDirectly } from '../../testing/directly.ts';
 import { createSilentLogger } from '../../log.ts';
 import { ApiError } from '../../runtime/client.ts';
 import type { LogOptions } from '../../runtime/client.ts';
@@ -61,10 +62,16 @@ class Lab implements LogHarness, TargetWatch {
       port: proxy.port,
       limits: options.limits ?? {},
     });
-    // Whatever a failed test leaves reading ends with the lab.
+    let opened = 0;
     this.source = {
       ...source,
-      open: (start, signal) => source.open(start, AbortSignal.any([signal, this.#closed.signal])),
+      open: (start, signal) => {
+        // Whatever a failed test leaves reading ends with the lab.
+        const either = AbortSignal.any([signal, this.#closed.signal]);
+        opened += 1;
+        // Both ways in which lines come, in turn.
+        return opened % 2 === 1 ? openDirectly(source, start, either) : source.open(start, either);
+      },
     };
   }
 

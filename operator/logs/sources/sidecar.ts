@@ -34,7 +34,7 @@ import type { Client } from '../../runtime/client.ts';
 import { SidecarVersionError } from '../../sidecar/client.ts';
 import type { SidecarClient } from '../../sidecar/client.ts';
 import { lineBytesMax } from '../source.ts';
-import type { Cursor, LastLines, LogEvent, LogSource, Start } from '../source.ts';
+import type { Cursor, DirectLines, LastLines, LogEvent, LogSource, Start } from '../source.ts';
 import type { LogTarget, TargetWatch } from '../target.ts';
 import type { SourceObserver } from './kubernetes.ts';
 import type { Timer } from './podlog.ts';
@@ -94,7 +94,7 @@ export function createSidecarLogSource(given: SidecarLogSourceOptions): LogSourc
   const options: SidecarOptions = { ...given, limits: { ...sidecarLogLimits, ...given.limits } };
   const decode = (cursor: Cursor): SidecarPosition => decodeCursor(options.instanceUid, cursor);
   return {
-    open: (start, signal) => new Follower(options, signal).run(start),
+    open: (start, signal, direct) => new Follower(options, signal, direct).run(start),
     tail: (lines, signal) => readTail(options, lines, signal),
     compare: (a, b) => comparePositions(decode(a), decode(b)),
   };
@@ -134,13 +134,15 @@ const beginning: PodStart = { epoch: undefined, offset: 0, run: 0 };
 class Follower {
   readonly #options: SidecarOptions;
   readonly #follow: TargetFollow;
+  readonly #direct: DirectLines | undefined;
   #pod: SidecarPod | undefined;
   #waitMs = 0;
   #lastOutcome: PodOutcome | undefined;
   #unreachableSince: number | undefined;
 
-  constructor(options: SidecarOptions, signal: AbortSignal) {
+  constructor(options: SidecarOptions, signal: AbortSignal, direct: DirectLines | undefined) {
     this.#options = options;
+    this.#direct = direct;
     this.#follow = new TargetFollow({ ...options, signal, onChange: () => this.#pod?.poke() });
   }
 
@@ -208,6 +210,7 @@ class Follower {
       start,
       notEpoch: this.#pod?.epoch,
       signal: this.#signal,
+      direct: this.#direct,
     });
     this.#unreachableSince = undefined;
     this.#lastOutcome = undefined;

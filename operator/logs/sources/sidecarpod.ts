@@ -2,7 +2,7 @@
 import { messageOf, OperatorError } from '../../errors.ts';
 import { SidecarError, SidecarUnreachableError, SidecarVersionError } from '../../sidecar/client.ts';
 import type { SidecarAddress, SidecarLog } from '../../sidecar/client.ts';
-import type { LogEvent } from '../source.ts';
+import type { DirectLines, LogEvent } from '../source.ts';
 import type { LogTarget } from '../target.ts';
 import { KeptLog } from './keptlog.ts';
 import type { SidecarOptions } from './sidecar.ts';
@@ -35,6 +35,7 @@ export interface SidecarPodOptions {
   /** Epoch of the pod before: whoever shows it is that one. */
   readonly notEpoch: string | undefined;
   readonly signal: AbortSignal;
+  readonly direct: DirectLines | undefined;
 }
 
 /** What the kernel says when a host is there but nobody listens, or somebody else. */
@@ -144,6 +145,7 @@ export class SidecarPod {
     const { podSequence } = this;
     const stream = new SidecarStream({ log, clock, instanceUid, podSequence, lineBytesMax: limits.lineBytesMax });
     this.#stream = stream;
+    this.#takeDirectly(stream);
     try {
       const outcome = yield* this.#enter(log);
       return outcome ?? (yield* this.#follow(at, stream, isOver));
@@ -254,6 +256,25 @@ export class SidecarPod {
           return yield* this.#onEnd(stream, read);
       }
     }
+  }
+
+  /** Lines that change nothing but the position need not come by the loop of `#follow`. */
+  #takeDirectly(stream: SidecarStream): void {
+    const { direct } = this.#pod;
+    if (direct === undefined) {
+      return;
+    }
+    const isReady = (): boolean =>
+      direct.isReady && !this.#isSuspicious && this.#quietMs === this.#options.limits.quietMs;
+    stream.direct = {
+      get isReady() {
+        return isReady();
+      },
+      take: (batch) => {
+        this.#offset = stream.offset;
+        direct.take(batch);
+      },
+    };
   }
 
   #silenceMs(): number {

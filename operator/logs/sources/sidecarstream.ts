@@ -1,7 +1,7 @@
 /** One opened log of a sidecar: bytes in, batches of lines with their positions out. It holds at most one chunk and one unfinished line. */
 import type { SidecarLog } from '../../sidecar/client.ts';
 import { LineSplitter } from '../lines.ts';
-import type { Cursor, LogBatch } from '../source.ts';
+import type { Cursor, DirectLines, LogBatch } from '../source.ts';
 import type { Timer } from './podlog.ts';
 import { QuietWait } from './quietwait.ts';
 import { encodeCursor } from './sidecarcursor.ts';
@@ -58,6 +58,9 @@ export class SidecarStream {
   readonly #wait: QuietWait<'arrived' | 'poked'>;
   #offset: number;
   #receivedOffset: number;
+  #quietMs = 0;
+  /** Gets lines that come while `read` waits; that goes on waiting then. */
+  direct: DirectLines | undefined;
 
   constructor(options: SidecarStreamOptions) {
     const { log, lineBytesMax } = options;
@@ -67,6 +70,7 @@ export class SidecarStream {
     this.#offset = log.startOffset;
     this.#receivedOffset = log.startOffset;
     this.#batch = new SidecarBatch(options);
+    log.onPiece?.((chunk) => this.#takeDirectly(chunk));
     this.#splitter = new LineSplitter({
       lineBytesMax,
       onLine: (bytes, start, end) => {
@@ -90,6 +94,7 @@ export class SidecarStream {
   /** The next lines; waits for them for so long at most. */
   async read(quietMs: number): Promise<StreamRead> {
     const deadline = this.#options.clock.elapsed() + quietMs;
+    this.#quietMs = quietMs;
     for (;;) {
       this.#pending ??= this.#pull();
       void this.#pending.then(() => {
@@ -138,6 +143,20 @@ export class SidecarStream {
     } catch (error) {
       return { type: 'end', reason: undefined, fault: error };
     }
+  }
+
+  #takeDirectly(chunk: Buffer): boolean {
+    const { direct } = this;
+    if (direct?.isReady !== true || !this.#wait.isWaiting) {
+      return false;
+    }
+    this.#take(chunk);
+    const batch = this.#takeBatch();
+    if (batch !== undefined) {
+      direct.take(batch);
+    }
+    this.#wait.extend(this.#options.clock.elapsed() + this.#quietMs);
+    return true;
   }
 
   #take(chunk: Buffer): void {
