@@ -33,6 +33,8 @@ starts_max=10000
 columns=300
 rows=50
 workload=
+is_started=
+waiting_signals=
 mirror_pid=
 typing_pid=
 grace_pid=
@@ -148,12 +150,32 @@ await() {
   done
 }
 
+# Passes a signal on. One that comes before there is a workload waits for it: it is said to run a moment before it does.
 forward() {
+  if [ -z "$is_started" ]; then
+    waiting_signals="$waiting_signals $1"
+    return
+  fi
+  # Before it says its pid, the workload is a shell that may still have the traps of this one, and would lose the signal.
+  waits=0
+  until [ -s "$run/pid" ]; do
+    [ "$waits" -lt 200 ] && kill -0 "$workload" 2>/dev/null || break
+    waits=$((waits + 1))
+    sleep 0.05
+  done
   if [ "$runtime" = process ]; then
-    [ -z "$workload" ] || kill "-$1" "$workload" 2>/dev/null
+    kill "-$1" "$workload" 2>/dev/null
   elif [ -s "$run/pid" ]; then
     kill "-$1" "$(cat "$run/pid")" 2>/dev/null
   fi
+}
+
+# From here on signals are passed on as they come, those first that came before.
+note_started() {
+  is_started=1
+  for signal in $waiting_signals; do
+    forward "$signal"
+  done
 }
 
 # At SIGTERM: the stop command if there is one, and the signal itself only after the grace. A second SIGTERM is in a hurry.
@@ -175,7 +197,8 @@ stop() {
     sleep "$stop_grace" &
     sleep_pid=$!
     wait "$sleep_pid"
-    forward TERM
+    # The second SIGTERM. By way of the launcher, which knows whether there is a workload yet.
+    kill -TERM $$
   ) >/dev/null 2>&1 3<&- &
   grace_pid=$!
 }
@@ -192,8 +215,10 @@ run_process() {
   if env --default-signal=INT,QUIT true 2>/dev/null; then
     set -- env --default-signal=INT,QUIT "$@"
   fi
-  (exec "$@") <&3 3<&- >>"$log" 2>&1 &
+  : >"$run/pid"
+  (echo - >"$run/pid"; exec "$@") <&3 3<&- >>"$log" 2>&1 &
   workload=$!
+  note_started
   await "$workload"
 }
 
@@ -342,6 +367,7 @@ run_session() {
   cat "$run/exit.pipe" >"$run/exit" 3<&- &
   workload=$!
   "start_$runtime"
+  note_started
   await "$workload"
   code=
   read -r code <"$run/exit"
@@ -358,6 +384,8 @@ run_session() {
 [ "$#" -gt 0 ] && [ "$1" = -- ] && shift
 # Reading and writing: the pipe has a reader and a writer as long as this process lives, so nobody sees an end or waits for the other.
 exec 3<>"$dir/stdin"
+trap stop TERM
+trap 'forward INT' INT
 starts=0
 while IFS='=' read -r key value; do
   [ "$key" != starts ] || starts=$value
@@ -365,8 +393,6 @@ done 2>/dev/null <"$run/workload"
 starts=$((starts + 1))
 started=$(date +%s)
 rm -f "$run/fault"
-trap stop TERM
-trap 'forward INT' INT
 end_last_line
 note_start
 start_mirror

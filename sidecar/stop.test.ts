@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { closeSync, constants, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, writeSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { SidecarRuntime } from './protocol.ts';
 import { Rig, until } from './testing/rig.ts';
 
@@ -112,3 +114,19 @@ function fill(path: string): void {
     closeSync(fd);
   }
 }
+
+test('launch: SIGTERM at whatever moment of the start ends it', async () => {
+  await everywhere(async (rig, shell, where) => {
+    for (let delayMs = 0; delayMs <= 160; delayMs += 10) {
+      const child = rig.launch(shell, ['sleep', '60']);
+      const ended = once(child, 'close') as Promise<[number | null, string | null]>;
+      // Before it has a line of its own to say, it can be killed but not asked.
+      await until(() => existsSync(rig.path('run/workload')), 'the launcher to have begun');
+      await sleep(delayMs);
+      child.kill('SIGTERM');
+      const [code, signal] = await ended;
+      assert.deepEqual([code, signal], [143, null], `${where}, after ${delayMs} ms`);
+      await rm(rig.path('run/workload'));
+    }
+  });
+});

@@ -220,6 +220,8 @@ async function assertCounted(metrics: Metrics, line: string): Promise<void> {
 
 test('sockets: those that are open, those that lag, the busiest and the limits are metrics, and none names a key', async () => {
   const { metrics, sockets, reserve, open } = setUp();
+  for (const kind of ['live-log', 'console'])
+    await assertCounted(metrics, `ringmaster_master_sockets_open{kind="${kind}"} 0`);
   reserve('a', 5);
   reserve('b', 7);
   const { slot } = open('a');

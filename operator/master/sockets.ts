@@ -29,8 +29,10 @@ export interface ClientSocket extends ChattySocket {
 /** The `readyState` in which a WebSocket may be written to; fixed by the standard. */
 export const openState = 1;
 
+const socketKinds = ['live-log', 'console'] as const;
+
 export interface SlotOwner {
-  readonly kind: 'live-log' | 'console';
+  readonly kind: (typeof socketKinds)[number];
   readonly key: Grant;
   /** Undefined for a console, which is of no Instance. */
   readonly instanceUid: string | undefined;
@@ -91,6 +93,8 @@ export function createSockets(options: SocketRegistryOptions): SocketRegistry {
   const registry = new Registry(options);
   registry.listen();
   const { limits, metrics } = options;
+  // Said before there is one, and when there is none any more: an autoscaler takes no series for not knowing.
+  for (const kind of socketKinds) metrics.socketsOpen.set({ kind }, 0);
   metrics.socketsLimit.set({ scope: 'all' }, limits.socketsMax);
   metrics.socketsLimit.set({ scope: 'key' }, limits.socketsPerKeyMax);
   metrics.socketsLimit.set({ scope: 'instance' }, limits.socketsPerInstanceMax);
