@@ -230,6 +230,12 @@ describe('rendered', () => {
 
   test('what scales by sockets has no number of replicas that a Helm upgrade would set back, and keeps its budget', async () => {
     const scaled = await render('master.autoscaling.enabled=true', 'master.replicas=1');
+    const window = 'master.autoscaling.scaleDown.stabilizationWindowSeconds=0';
+    const hasty = (await render('master.autoscaling.enabled=true', window)).find(
+      ({ kind }) => kind === 'HorizontalPodAutoscaler',
+    );
+    const policies = [{ type: 'Pods', value: 1, periodSeconds: 60 }];
+    assert.deepEqual(hasty?.spec?.['behavior'], { scaleDown: { stabilizationWindowSeconds: 0, policies } });
     const [scaler] = scaled.filter(({ kind }) => kind === 'HorizontalPodAutoscaler');
     assert.deepEqual(scaler?.spec?.['metrics'], [
       {

@@ -196,22 +196,27 @@ interface PodList {
 
 /** The two replicas that are ready, once there are two. */
 export async function masters(world: World): Promise<[MasterPod, MasterPod]> {
-  const selector = 'app.kubernetes.io/component=master';
   let ready: MasterPod[] = [];
   await eventually('two Masters to be ready', async () => {
-    const out = await world.cluster.kubectl(['get', 'pods', '-n', releaseNamespace, '-l', selector, '-o', 'json']);
-    ready = (JSON.parse(out) as PodList).items
-      .filter(({ metadata, status }) => metadata.deletionTimestamp === undefined && isReady(status))
-      .map(({ metadata, status }) => ({
-        name: metadata.name,
-        uid: metadata.uid,
-        url: `http://${status.podIP ?? ''}:7000`,
-      }));
+    ready = await readyMasters(world);
     return ready.length === 2;
   });
   const [one, other] = ready;
   assert.ok(one !== undefined && other !== undefined);
   return [one, other];
+}
+
+/** Those that are ready now, and do not go. */
+export async function readyMasters({ cluster }: World): Promise<MasterPod[]> {
+  const selector = 'app.kubernetes.io/component=master';
+  const out = await cluster.kubectl(['get', 'pods', '-n', releaseNamespace, '-l', selector, '-o', 'json']);
+  return (JSON.parse(out) as PodList).items
+    .filter(({ metadata, status }) => metadata.deletionTimestamp === undefined && isReady(status))
+    .map(({ metadata, status }) => ({
+      name: metadata.name,
+      uid: metadata.uid,
+      url: `http://${status.podIP ?? ''}:7000`,
+    }));
 }
 
 function isReady(status: PodList['items'][number]['status']): boolean {

@@ -1,17 +1,16 @@
-/** Prometheus' own checker of rules, from this machine or out of its Debian package; nothing is installed, so that no server starts. */
+/** Prometheus and its checker of rules, from this machine or out of their Debian package; nothing is installed, so that no service starts. */
+import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hasProgram, run } from './cluster/command.ts';
 import { defaultCacheDir } from './cluster/settings.ts';
 
-/** Its path; undefined, with the reason said, where it cannot be had. The package (19 MB) is fetched once. */
+type ProgramName = 'prometheus' | 'promtool';
+
+/** Its path; undefined, with the reason said, where it cannot be had. */
 export async function findPromtool(say: (line: string) => void): Promise<string | undefined> {
-  if (await hasProgram('promtool')) return 'promtool';
-  const cached = join(defaultCacheDir(), 'promtool');
-  if (await hasProgram(cached)) return cached;
   try {
-    await fetchTo(cached);
-    return cached;
+    return await findPrometheusProgram('promtool');
   } catch (error) {
     // No apt, or no network: the tests that need it are skipped, with this as the reason.
     say(`promtool cannot be had: ${error instanceof Error ? error.message : String(error)}`);
@@ -19,9 +18,17 @@ export async function findPromtool(say: (line: string) => void): Promise<string 
   }
 }
 
-async function fetchTo(file: string): Promise<void> {
+/** Its path. The package (19 MB) is fetched once. Throws where it cannot be had. */
+export async function findPrometheusProgram(name: ProgramName): Promise<string> {
+  if (await hasProgram(name)) return name;
+  const cached = join(defaultCacheDir(), name);
+  if (!existsSync(cached)) await fetchTo(name, cached);
+  return cached;
+}
+
+async function fetchTo(name: ProgramName, file: string): Promise<void> {
   await mkdir(defaultCacheDir(), { recursive: true });
-  const scratch = await mkdtemp(join(defaultCacheDir(), 'promtool-'));
+  const scratch = await mkdtemp(join(defaultCacheDir(), `${name}-`));
   try {
     // No lists yet, or lists that name files which are gone; if it is something else, the second try says so.
     await download(scratch).catch(async () => {
@@ -30,7 +37,7 @@ async function fetchTo(file: string): Promise<void> {
     });
     const [debian = ''] = await readdir(scratch);
     await run('dpkg-deb', ['--extract', join(scratch, debian), join(scratch, 'files')]);
-    await rename(join(scratch, 'files/usr/bin/promtool'), file);
+    await rename(join(scratch, 'files/usr/bin', name), file);
   } finally {
     await rm(scratch, { recursive: true });
   }

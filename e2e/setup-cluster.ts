@@ -14,8 +14,12 @@ import { extractPreviousRelease } from './previous-release.ts';
 import type { Progress } from './progress.ts';
 import { apiKeyManifest, createToken, installRelease, masterUrl } from './release.ts';
 
-/** Short, so that a lost node is noticed within seconds and not within a minute. */
-const controllerManagerArgs = ['--node-monitor-grace-period=12s', '--node-monitor-period=1s'];
+/** Short, so that a lost node is noticed within seconds and not within a minute, and autoscalers look every other second. */
+const controllerManagerArgs = [
+  '--node-monitor-grace-period=12s',
+  '--node-monitor-period=1s',
+  '--horizontal-pod-autoscaler-sync-period=2s',
+];
 /** On the first node small and often looked at, so that a test sees log files rotate within seconds; on the second one never rotated in a test. */
 const nodeKubeletConfig = {
   1: { containerLogMaxSize: '4Mi', containerLogMonitorInterval: '3s' },

@@ -56,16 +56,17 @@ test('settings: the cache folder follows XDG_CACHE_HOME unless that is relative'
 
 test('settings: the versions are those of the Go modules', async () => {
   const modules = await Promise.all(
-    ['go', 'go-helm', '../gitops/go', 'go-kwok', 'go-kube-router', 'go-stern'].map((dir) =>
+    ['go', 'go-helm', '../gitops/go', 'go-kwok', 'go-kube-router', 'go-adapter', 'go-stern'].map((dir) =>
       readFile(join(import.meta.dirname, dir, 'go.mod'), 'utf8'),
     ),
   );
-  const [kubernetes = '', helm = '', , kwok = '', kubeRouter = '', stern = ''] = modules;
+  const [kubernetes = '', helm = '', , kwok = '', kubeRouter = '', adapter = '', stern = ''] = modules;
   assert.ok(kubernetes.includes(`k8s.io/kubernetes v${versions.kubernetes}\n`));
   assert.ok(kubernetes.includes(`go.etcd.io/etcd/server/v3 v${versions.etcd}\n`));
   assert.ok(kubernetes.includes(`github.com/coredns/coredns v${versions.coredns}\n`));
   assert.ok(kwok.includes(`sigs.k8s.io/kwok v${versions.kwok} `));
   assert.ok(kubeRouter.includes(`github.com/cloudnativelabs/kube-router/v2 v${versions.kubeRouter}\n`));
+  assert.ok(adapter.includes(`\tsigs.k8s.io/prometheus-adapter v${versions.prometheusAdapter} `));
   for (const text of modules.slice(0, -1)) {
     const wanted = /^go (.*)$/m.exec(text)?.[1] ?? assert.fail();
     assert.ok(isAtLeast(parseVersion(versions.goMin), parseVersion(wanted)), wanted);

@@ -14,6 +14,7 @@ export const versions = {
   kwok: '0.8.0',
   kubeRouter: '2.1.0',
   stern: '1.35.0',
+  prometheusAdapter: '0.12.0',
   /** Fetched where there is none that is at least `goMin`. */
   go: '1.26.8',
   goMin: '1.26.1',
