@@ -146,13 +146,20 @@ async function driftOf(tool: ToolName, objects: readonly KubeObject[]): Promise<
   const show = ['--output=json', '--show-managed-fields', '-f', '-'];
   const requests: Request[] = [];
   for (const manifest of objects) {
-    const object = await live(where, manifest);
-    if (tool === 'kubectl-apply') requests.push({ object, manifest });
+    if (tool === 'kubectl-apply') requests.push({ object: await live(where, manifest), manifest });
     if (tool !== 'argocd') continue;
-    const predicted = JSON.parse(
-      await where.kubectl(['apply', ...dryRun, ...show], JSON.stringify(manifest)),
-    ) as object;
-    requests.push({ object, manifest, predicted });
+    // What is compared must be of one moment: the status may change between the two.
+    const request = await poll('an object that stays as it is for a moment', async () => {
+      const object = await live(where, manifest);
+      const predicted = JSON.parse(
+        await where.kubectl(['apply', ...dryRun, ...show], JSON.stringify(manifest)),
+      ) as object;
+      const after = await live(where, manifest);
+      return after.metadata.resourceVersion === object.metadata.resourceVersion
+        ? { object, manifest, predicted }
+        : undefined;
+    });
+    requests.push(request);
   }
   const verdicts = requests.length === 0 ? [] : await judge(cluster, requests);
   const drifts = verdicts.map(({ drift }, index) => [objects[index]?.metadata.name ?? '', drift] as const);

@@ -139,7 +139,10 @@ async function sources(): Promise<Readonly<Record<string, Source>>> {
   const { host } = new URL(page.url);
   const api: Targets = { service: host, ...portsOfAll(release.master, 7000) };
   const health = portsOfAll(release.operator, 8080);
-  const all = { ...instances, ...api, ...health };
+  const answers = Object.fromEntries(
+    Object.entries(portsOfAll(release.master, 7001)).map(([pod, target]) => [`${pod}:answers`, target]),
+  );
+  const all = { ...instances, ...api, ...health, ...answers };
   const { settings, plan, apiUrl } = cluster;
   const kubelets = Object.fromEntries(
     nodeNumbers(plan.nodes).map((node) => [`kubelet-${String(node)}`, `${nodeAddress(settings, node)}:10250`]),
@@ -170,9 +173,19 @@ async function sources(): Promise<Readonly<Record<string, Source>>> {
       reaches: ['chart:8080'],
     },
     ...Object.fromEntries(
-      [...Object.keys(release.master), ...Object.keys(release.operator)].map((pod) => [
+      Object.keys(release.master).map((pod) => [
         pod,
         { world: home, pod, isNode: true, tries: outwards, reaches: ours },
+      ]),
+    ),
+    ...Object.fromEntries(
+      Object.keys(release.operator).map((pod) => [
+        pod,
+        {
+          ...{ world: home, pod, isNode: true },
+          tries: { ...outwards, ...answers },
+          reaches: [...ours, ...Object.keys(answers)],
+        },
       ]),
     ),
   };
