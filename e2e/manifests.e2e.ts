@@ -430,10 +430,10 @@ describe('kubectl', () => {
     assert.deepEqual(cells.slice(0, 7), ['hall', status?.id, 'kubernetes', 'ONLINE', status?.nodeName, 'True', '0']);
   });
 
-  test('get -o wide adds address, reason and image', async () => {
+  test('get -o wide adds address, reason and image, and what is wrong with the sidecar', async () => {
     const { status } = await hall();
     const [header = '', row = ''] = (await namespace.kubectl(['get', 'instances', '--output=wide'])).split('\n');
-    assert.deepEqual(header.trim().split(/\s+/).slice(8), ['ADDRESS', 'REASON', 'IMAGE']);
+    assert.deepEqual(header.trim().split(/\s+/).slice(8), ['ADDRESS', 'REASON', 'IMAGE', 'SIDECAR']);
     assert.deepEqual(row.trim().split(/\s+/).slice(8), [status?.hostAddress, 'Ready', busybox]);
   });
 

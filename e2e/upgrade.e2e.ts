@@ -388,7 +388,7 @@ test('upgrade: a pod whose sidecar is of a protocol that nobody speaks any more:
   const object = JSON.parse(await world.kubectl(['get', 'instance', 'tmux', '-o', 'json'])) as InstanceObject;
   const [verdict] = await judge(world.cluster, [{ object }]);
   assert.deepEqual([verdict?.kstatus.status, verdict?.health.status], ['Current', 'Healthy']);
-  assert.match(await world.kubectl(['get', 'instances', '-o', 'wide']), /^tmux\b.* SidecarTooOld /m);
+  assert.match(await world.kubectl(['get', 'instances', '-o', 'wide']), /^tmux\b.* SidecarTooOld *$/m);
   const selector = 'involvedObject.name=tmux,reason=SidecarTooOld';
   const events = await world.kubectl(['get', 'events', `--field-selector=${selector}`, '-o', 'name']);
   assert.equal(events.trim().split('\n').length, 1, events);

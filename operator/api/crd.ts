@@ -89,6 +89,10 @@ export const kinds: readonly Kind[] = [
       { name: 'Ready', type: 'string', jsonPath: '.status.conditions[?(@.type=="Ready")].status' },
       { name: 'Restarts', type: 'integer', jsonPath: '.status.restarts' },
       age,
+      { name: 'Address', type: 'string', jsonPath: '.status.hostAddress', priority: 1 },
+      reason,
+      { name: 'Image', type: 'string', jsonPath: '.spec.image', priority: 1 },
+      // The last one: it is empty, but for few.
       {
         name: 'Sidecar',
         type: 'string',
@@ -96,9 +100,6 @@ export const kinds: readonly Kind[] = [
         description: 'Why its log cannot be read, where its sidecar and this release have no protocol in common.',
         priority: 1,
       },
-      { name: 'Address', type: 'string', jsonPath: '.status.hostAddress', priority: 1 },
-      reason,
-      { name: 'Image', type: 'string', jsonPath: '.spec.image', priority: 1 },
     ],
   },
   {
