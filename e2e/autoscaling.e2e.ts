@@ -22,6 +22,7 @@ import {
 } from './live-harness.ts';
 import type { LiveSocket, MasterPod, World } from './live-harness.ts';
 import { chartDir, releaseName, releaseNamespace } from './release.ts';
+import { Typist } from './runtime-harness.ts';
 
 const page = 'docs/autoscaling.md';
 const socketsPerReplica = 10;
@@ -167,7 +168,7 @@ test('autoscaling: a configuration has as many Instances as its players need, fo
   const [first = ''] = await ids();
   await world.kubectl(['apply', '-f', '-'], await fileOfPage('players.yaml'));
   await world.kubectl(['wait', 'hpa/arena', '--for=condition=ScalingActive', '--timeout=60s']);
-  await type(first, '25');
+  await new Typist(world).typeAll(first, ['25']);
   await waitUntil({
     what: 'three Instances, by the autoscaler',
     timeoutMs: scalingTimeoutMs,
@@ -192,11 +193,4 @@ function server(): Record<string, unknown> {
     require('node:http').createServer((_, response) => { response.end('# TYPE players gauge\\nplayers ' + players + '\\n'); }).listen(9100);
     process.on('SIGTERM', () => process.exit(0));`;
   return { ...nodeProgram(world, script), ports: [{ name: 'metrics', port: 9100 }], stop: { gracePeriodSeconds: 2 } };
-}
-
-async function type(instance: string, line: string): Promise<void> {
-  const url = `${world.url}/api/instances/${instance}/execute`;
-  const headers = { authorization: `Bearer ${world.token}`, 'content-type': 'application/json' };
-  const response = await fetch(url, { method: 'POST', headers, body: JSON.stringify({ command: line }) });
-  assert.equal(response.status, 200, await response.text());
 }

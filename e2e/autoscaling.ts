@@ -1,7 +1,6 @@
 /** What serves `custom.metrics.k8s.io` to autoscalers in tests: a real Prometheus and a real prometheus-adapter, beside the cluster, with the rules of our page. */
 import { createServer as createHttpServer } from 'node:http';
 import type { Server } from 'node:http';
-import { createServer } from 'node:net';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -16,6 +15,7 @@ import { signalProgram, startProgram, waitForExit } from './cluster/processes.ts
 import type { StartedProgram } from './cluster/processes.ts';
 import { versions } from './cluster/settings.ts';
 import { waitUntil } from './cluster/wait.ts';
+import { freePort } from './ports.ts';
 import { findPrometheusProgram } from './promtool.ts';
 import { releaseNamespace } from './release.ts';
 
@@ -188,12 +188,4 @@ function manifests(port: number): string {
   ]
     .map((manifest) => stringify(manifest))
     .join('---\n');
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await once(server.listen(0, '127.0.0.1'), 'listening');
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -3,8 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { connect, createServer as createTcpServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -12,6 +11,7 @@ import { ensurePackages } from './cluster/packages.ts';
 import { readGuide } from './guide.ts';
 import { applyInstance, call, enterWorld, eventually, jsonProtocol, openSocket, shellProgram } from './live-harness.ts';
 import type { World } from './live-harness.ts';
+import { freePort } from './ports.ts';
 
 const requirements = [{ need: '/usr/sbin/nginx', debian: 'nginx' }];
 
@@ -40,15 +40,6 @@ function start(command: string, args: readonly string[]): void {
     if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, 'SIGKILL');
     await ended;
   });
-}
-
-async function freePort(): Promise<number> {
-  const server = createTcpServer();
-  await once(server.listen(0, '127.0.0.1'), 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 /** nginx with the guide's configuration. Only the addresses and the token are put in, and its login is left out. */

@@ -13,7 +13,17 @@ import { waitUntil } from '../cluster/wait.ts';
 import { pidsInPod } from '../pids.ts';
 import { releaseNamespace } from '../release.ts';
 import { Crowd } from './readers/crowd.ts';
-import { cpuMsOf, goal, logFileOf, percentiles, remove, residentKb, startProgram, type } from './readers/readers.ts';
+import {
+  clockScript,
+  cpuMsOf,
+  goal,
+  logFileOf,
+  percentiles,
+  remove,
+  residentKb,
+  startProgram,
+  type,
+} from './readers/readers.ts';
 import type { Percentiles, Started } from './readers/readers.ts';
 
 /** What the chart is installed with: the limits that stand in the way of 10,000 clients. */
@@ -39,7 +49,7 @@ const sampleEvery = 20;
 const settleMs = 3000;
 
 const program = `
-  const now = () => (Number(process.hrtime.bigint()) / 1e6).toFixed(3);
+  ${clockScript}
   require('readline').createInterface({ input: process.stdin }).on('line', (line) => {
     const [what, amount] = line.split(' ');
     if (what === 'burst') {

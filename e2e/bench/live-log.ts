@@ -11,7 +11,16 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import WebSocket from 'ws';
 import type { Bench } from '../bench.ts';
-import { cursorAfterBegin, goal, nowMs, percentiles, readRaw, remove, startProgram } from './readers/readers.ts';
+import {
+  clockScript,
+  cursorAfterBegin,
+  goal,
+  nowMs,
+  percentiles,
+  readRaw,
+  remove,
+  startProgram,
+} from './readers/readers.ts';
 import type { Percentiles, Reading } from './readers/readers.ts';
 
 const latencyLines = 2000;
@@ -20,8 +29,7 @@ const rounds = 3;
 /** `2026-01-01T00:00:00.000000000Z ` before each line; the kubelet pads the fraction. */
 const stampLength = 31;
 
-const clock = 'const now = () => (Number(process.hrtime.bigint()) / 1e6).toFixed(3);';
-const ticking = `${clock} setInterval(() => process.stdout.write('t ' + now() + '\\n'), 10);`;
+const ticking = `${clockScript} setInterval(() => process.stdout.write('t ' + now() + '\\n'), 10);`;
 const backlog = `
   process.stdout.write('begin\\n');
   setTimeout(() => {

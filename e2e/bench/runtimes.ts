@@ -16,6 +16,7 @@ import { pidsInPod } from '../pids.ts';
 import { countFrames } from './readers/frames.ts';
 import type { Frames } from './readers/frames.ts';
 import {
+  clockScript,
   cpuMsOf,
   cursorAfterBegin,
   goal,
@@ -41,7 +42,7 @@ const idleMs = 20_000;
 const websocketdPort = 7980;
 
 const ticking = `
-  const now = () => (Number(process.hrtime.bigint()) / 1e6).toFixed(3);
+  ${clockScript}
   setInterval(() => process.stdout.write('t ' + now() + '\\n'), 10);`;
 const backlog = `
   process.stdout.write('begin\\n');

@@ -5,7 +5,7 @@ import { versions } from './settings.ts';
 
 /** One `go build`: the module's folder, what is built, the name of the executable, what to call it in progress lines. */
 export interface GoProgram {
-  module: 'go' | 'go-adapter' | 'go-helm' | 'go-kube-router' | 'go-kwok' | 'go-stern';
+  module: 'go' | 'go-adapter' | 'go-helm' | 'go-kube-router' | 'go-kwok' | 'go-stern' | '../gitops/go';
   target: string;
   output: string;
   title: string;

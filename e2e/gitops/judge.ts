@@ -1,20 +1,23 @@
 /** What GitOps tools say of real objects, by their own code: `go/` builds kstatus, Lua and Argo CD's engine into one program, which is kept. */
-import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { ensureProgram } from '../cluster/build.ts';
 import type { Cluster } from '../cluster/cluster.ts';
 import { run } from '../cluster/command.ts';
-import { ensureGo } from '../cluster/golang.ts';
-import { withLock } from '../cluster/lock.ts';
-import { goBuildEnv, goFlags } from '../cluster/recipe.ts';
-import { defaultCacheDir } from '../cluster/settings.ts';
+import type { GoProgram } from '../cluster/recipe.ts';
 import type { KubeObject } from '../harness.ts';
 
 /** The health checks that we publish for Argo CD. */
 export const healthChecksFile = join(import.meta.dirname, '../../docs/gitops/argocd-cm.yaml');
-const module = join(import.meta.dirname, 'go');
+/** One to four minutes of building the first time. */
+const program: GoProgram = {
+  module: '../gitops/go',
+  target: '.',
+  output: 'gitops-judge',
+  title: 'the judge of GitOps tools',
+  ldflags: '-s -w',
+};
 
 export interface Request {
   readonly object: object;
@@ -37,13 +40,13 @@ export interface Verdict {
 
 /** One program run for all; the verdicts come in the order of the requests. Builds the program first where it is not there: one to four minutes. */
 export async function judge(cluster: Cluster, requests: readonly Request[]): Promise<Verdict[]> {
-  const program = await ensureJudge();
+  const file = await ensureJudge();
   const scratch = await mkdtemp(join(tmpdir(), 'ringmaster-judge-'));
   try {
     const types = join(scratch, 'openapi.json');
     const isNeeded = requests.some(({ predicted }) => predicted !== undefined);
     if (isNeeded) await writeFile(types, await cluster.kubectl(['get', '--raw', '/openapi/v2']));
-    return JSON.parse(await run(program, [healthChecksFile, types], { input: JSON.stringify(requests) })) as Verdict[];
+    return JSON.parse(await run(file, [healthChecksFile, types], { input: JSON.stringify(requests) })) as Verdict[];
   } finally {
     await rm(scratch, { recursive: true });
   }
@@ -67,33 +70,11 @@ export async function ensureJudge(): Promise<string> {
 }
 
 async function build(): Promise<string> {
-  const cacheDir = defaultCacheDir();
-  const file = join(cacheDir, `gitops-judge-${await contentKey()}`);
-  if (existsSync(file)) return file;
-  const log = (line: string): void => {
-    process.stderr.write(`gitops-judge: ${line}\n`);
-  };
-  const onWait = (): void => {
-    log('waiting for another build');
-  };
-  await withLock(join(cacheDir, 'build.lock'), onWait, async () => {
-    if (existsSync(file)) return;
-    log('building from Go modules (one to four minutes the first time)…');
-    const temporary = `${file}.tmp`;
-    await run(await ensureGo({ log, cacheDir }), ['build', ...goFlags, '-ldflags', '-s -w', '-o', temporary, '.'], {
-      cwd: module,
-      env: goBuildEnv,
-    });
-    await rename(temporary, file);
+  const names = await readdir(join(import.meta.dirname, 'go'));
+  return ensureProgram(program, {
+    log: (line) => {
+      process.stderr.write(`gitops-judge: ${line}\n`);
+    },
+    sources: names.filter((name) => name.endsWith('.go')).sort(),
   });
-  return file;
-}
-
-async function contentKey(): Promise<string> {
-  const hash = createHash('sha256').update(JSON.stringify([process.arch, goFlags]));
-  for (const name of (await readdir(module)).sort()) {
-    const content = await readFile(join(module, name));
-    hash.update(`\n${name} ${content.length}\n`).update(content);
-  }
-  return hash.digest('hex').slice(0, 12);
 }

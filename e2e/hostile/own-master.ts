@@ -1,12 +1,11 @@
 /** A Master of a test's own: the real program as a process of this machine, on the cluster of the run, so that nobody else's test is disturbed. */
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { call, eventually } from '../live-harness.ts';
 import type { World } from '../live-harness.ts';
+import { freePort } from '../ports.ts';
 import { releaseName, releaseNamespace } from '../release.ts';
 
 export interface OwnMaster {
@@ -68,12 +67,4 @@ async function memoryOf(pid: number): Promise<{ nowMb: number; peakMb: number }>
   const mb = (field: string): number =>
     Math.round(Number(new RegExp(`^${field}:\\s+(\\d+) kB$`, 'm').exec(status)?.[1]) / 1024);
   return { nowMb: mb('VmRSS'), peakMb: mb('VmHWM') };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await new Promise((resolve) => server.once('listening', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -8,12 +8,11 @@ import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { request } from 'node:https';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { text } from 'node:stream/consumers';
+import { freePort } from '../../e2e/ports.ts';
 import { deriveKey, headers, tlsOptions } from '../protocol.ts';
 import type { SidecarRuntime, SidecarStatus } from '../protocol.ts';
 
@@ -206,15 +205,6 @@ export class Rig {
     outgoing.on('error', () => undefined);
     return response;
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 /** A rig for the length of `body`. */

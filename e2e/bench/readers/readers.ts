@@ -127,6 +127,9 @@ export function goal(name: string, value: number, limit: { most?: number; least?
   return `  goal: ${name} ${value.toFixed(2)} ${limit.unit}, ${bound}: ${isMet ? 'met' : 'MISSED'}`;
 }
 
+/** `nowMs` for the scripts of programs that are measured, as text. */
+export const clockScript = 'const now = () => (Number(process.hrtime.bigint()) / 1e6).toFixed(3);';
+
 /**
  * Milliseconds, with fractions, of the machine's monotonic clock, which is the same for all its processes. `performance.timeOrigin` is not: a process that
  * is held up while it begins has another by milliseconds.
