@@ -29,6 +29,7 @@ import {
 import type { SidecarRuntime, SidecarStatus } from './protocol.ts';
 import { ReadyGate } from './ready.ts';
 import { canPunch, keepWithin, punchWithFallocate } from './reclaim.ts';
+import { createSay } from './say.ts';
 import { sealLog } from './seal.ts';
 import { SidecarServer } from './server.ts';
 import { Starts } from './starts.ts';
@@ -53,6 +54,7 @@ export interface Settings {
   readonly drainMs: number;
 }
 
+const say = createSay('sidecar');
 const keyBytes = 32;
 const drainStepMs = 20;
 /** A reader that left less than this ago is expected back for the last lines. */
@@ -145,7 +147,7 @@ async function startRetention(parts: Parts, signal: AbortSignal): Promise<Retent
   const isPossible = isWanted && (await canPunch(settings.directory, punchWithFallocate));
   const retention: Retention = { mode: isPossible ? 'holes' : isWanted ? 'unsupported' : 'off', canPunch: isPossible };
   if (retention.mode === 'unsupported') {
-    say('error', 'Cannot reclaim disk space: holes cannot be punched here; the whole log is kept', {});
+    say('error', 'Cannot reclaim disk space: holes cannot be punched here; the whole log is kept');
   }
   if (isPossible) {
     const onFault = (error: unknown): void => {
@@ -337,13 +339,6 @@ function aborted(signal: AbortSignal): Promise<void> {
   });
 }
 
-/** One JSON line on standard error; standard output stays empty. */
-function say(level: 'info' | 'error', message: string, fields: Record<string, unknown>): void {
-  process.stderr.write(
-    `${JSON.stringify({ level, time: new Date().toISOString(), name: 'sidecar', ...fields, msg: message })}\n`,
-  );
-}
-
 /** The same fault each second (a full disk) is said once. */
 function createFaultWriter(): (error: unknown) => void {
   let last = '';
@@ -351,7 +346,7 @@ function createFaultWriter(): (error: unknown) => void {
     const message = error instanceof Error ? error.message : String(error);
     if (message !== last) {
       last = message;
-      say('error', message, {});
+      say('error', message);
     }
   };
 }
@@ -367,7 +362,7 @@ if (import.meta.main) {
     await runSidecar(readSettings(process.env), stop.signal);
     process.exit(0);
   } catch (error) {
-    say('error', error instanceof Error ? error.message : String(error), {});
+    say('error', error instanceof Error ? error.message : String(error));
     process.exit(1);
   }
 }

@@ -2,7 +2,7 @@
  * The contract between a sidecar and whoever calls it: names, limits, keys. PROTOCOL.md beside this file says what they mean.
  * It is the only file of the sidecar that other parts may import, so it depends on nothing but node:crypto.
  */
-import { createHash, createHmac } from 'node:crypto';
+import { constants, createHash, createHmac } from 'node:crypto';
 import type { Hash } from 'node:crypto';
 
 /**
@@ -28,6 +28,17 @@ export const tlsOptions = {
   ciphers: 'ECDHE-PSK-CHACHA20-POLY1305',
   minVersion: 'TLSv1.2',
   maxVersion: 'TLSv1.2',
+  // No certificates are in play: without this, the hundred and more of the public authorities are loaded.
+  ca: [] as string[],
+} as const;
+
+/** The same of whoever listens. */
+export const tlsServerOptions = {
+  ...tlsOptions,
+  // A ticket would let an old session in without the key.
+  secureOptions: constants.SSL_OP_NO_TICKET,
+  keepAlive: true,
+  noDelay: true,
 } as const;
 
 export const paths = {

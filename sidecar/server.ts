@@ -6,7 +6,6 @@ import { createServer as createPlainServer, ServerResponse } from 'node:http';
 import type { IncomingMessage, Server } from 'node:http';
 import { createServer } from 'node:https';
 import type { Server as TlsServer } from 'node:https';
-import { constants } from 'node:crypto';
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { agreeOnVersion, hasMethod, readBody, sendError, sendJson, sendReadiness, sendText } from './answers.ts';
@@ -15,7 +14,7 @@ import type { LogBody } from './body.ts';
 import type { LogFile } from './log.ts';
 import { formatMetrics } from './metrics.ts';
 import type { Counters } from './metrics.ts';
-import { frameProtocol, headers, limits, paths, tlsOptions } from './protocol.ts';
+import { frameProtocol, headers, limits, paths, tlsServerOptions } from './protocol.ts';
 import type { SidecarStatus } from './protocol.ts';
 import { parseLogQuery } from './query.ts';
 import type { LogQuery } from './query.ts';
@@ -90,18 +89,12 @@ export class SidecarServer {
   #createTls(): TlsServer {
     const { identity, key } = this.#options;
     const server = createServer({
-      ...tlsOptions,
+      ...tlsServerOptions,
       pskCallback: (_socket, name) => (name === identity ? key : null),
-      // No certificates are in play: without this, the hundred and more of the public authorities are loaded.
-      ca: [],
       handshakeTimeout: limits.handshakeTimeoutMs,
-      // A ticket would let an old session in without the key.
-      secureOptions: constants.SSL_OP_NO_TICKET,
       maxHeaderSize: limits.headerBytesMax,
       connectionsCheckingInterval: 5000,
-      keepAlive: true,
       keepAliveInitialDelay: limits.tcpKeepAliveMs,
-      noDelay: true,
       shouldUpgradeCallback: ({ method, headers: sent }) => method === 'GET' && sent.upgrade === frameProtocol,
     });
     setTimeouts(server);

@@ -21,11 +21,13 @@ class Desk implements AsyncDisposable {
   readonly received: Answer[] = [];
   keys: readonly Buffer[] = [oldKey];
   port = 0;
+  connectionAgeMs: number | undefined;
   #listener: AnswerListener | undefined;
 
   async open(): Promise<this> {
     this.#listener = new AnswerListener({
       ...{ masterKey: { read: () => Promise.resolve(this.keys) }, log: createSilentLogger(), host, port: this.port },
+      ...(this.connectionAgeMs === undefined ? {} : { connectionAgeMs: this.connectionAgeMs }),
       onAnswer: (answer) => this.received.push(answer),
     });
     this.port = await this.#listener.listen();
@@ -134,7 +136,7 @@ test('answers: who has no master key can neither give answers nor take them', as
   // The key of a sidecar, under the right name: it comes from the same master key.
   const { identity } = answerKeyOf(oldKey);
   const socket = connectTls({
-    ...{ ...tlsOptions, host, port: desk.port, ca: [], checkServerIdentity: () => undefined },
+    ...{ ...tlsOptions, host, port: desk.port, checkServerIdentity: () => undefined },
     pskCallback: () => ({ psk: deriveKey(oldKey, '1b4e28ba-2fa1-11d2-883f-0016d3cca427'), identity }),
   });
   await assert.rejects(once(socket, 'secureConnect'));
@@ -161,6 +163,27 @@ test('answers: while the master key is replaced, both count, and afterwards the 
   assert.equal(late.warnings.length, 1);
 });
 
+test('answers: a connection is given up when it is old, and who has only a replaced key does not come back', async () => {
+  await using desk = new Desk();
+  desk.connectionAgeMs = 2_000;
+  await desk.open();
+  using sending = createSender(desk.port);
+  sending.sender.send(host, answer('while it is young'));
+  await desk.until(1);
+  desk.keys = [newKey];
+  // The listener has the key that is there now from the connection after next on.
+  connectTcp({ host, port: desk.port })
+    .on('error', () => undefined)
+    .end();
+  sending.sender.send(host, answer('still'));
+  await desk.until(2);
+  await sleep(2_500);
+  sending.sender.send(host, answer('too late'));
+  await sleep(100);
+  assert.deepEqual(names(desk.received), ['while it is young', 'still']);
+  assert.equal(sending.warnings.length, 1);
+});
+
 test('answers: what is no address, or too large, is not sent', async () => {
   await using desk = await new Desk().open();
   using sending = createSender(desk.port);
@@ -177,7 +200,7 @@ test('answers: a line that is none is passed over, and one without an end ends t
   await using desk = await new Desk().open();
   const { identity, psk } = answerKeyOf(oldKey);
   const socket = connectTls({
-    ...{ ...tlsOptions, host, port: desk.port, ca: [], checkServerIdentity: () => undefined },
+    ...{ ...tlsOptions, host, port: desk.port, checkServerIdentity: () => undefined },
     pskCallback: () => ({ psk, identity }),
   });
   socket.on('error', () => undefined);

@@ -1,10 +1,9 @@
 /** The Master's side: takes answers from whoever has the key. */
-import { constants } from 'node:crypto';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import { createServer } from 'node:tls';
 import type { TLSSocket, Server } from 'node:tls';
-import { tlsOptions } from '../../sidecar/protocol.ts';
+import { tlsServerOptions } from '../../sidecar/protocol.ts';
 import { messageOf } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { MasterKey } from '../sidecar/masterkey.ts';
@@ -16,7 +15,7 @@ const handshakeTimeoutMs = 3_000;
 /** There are two operators, and one sends. */
 const connectionsMax = 64;
 /** A connection is made anew after so long, so that a master key that was replaced lets nobody in for longer. */
-const connectionAgeMsMax = 600_000;
+const connectionAgeMsDefault = 600_000;
 
 export interface AnswerListenerOptions {
   readonly masterKey: MasterKey;
@@ -27,6 +26,8 @@ export interface AnswerListenerOptions {
   readonly port?: number;
   /** Default: every address. */
   readonly host?: string;
+  /** How long a connection lasts at most; ten minutes if absent. */
+  readonly connectionAgeMs?: number;
 }
 
 export class AnswerListener {
@@ -39,12 +40,8 @@ export class AnswerListener {
   constructor(options: AnswerListenerOptions) {
     this.#options = options;
     this.#server = createServer({
-      ...tlsOptions,
-      ...{ handshakeTimeout: handshakeTimeoutMs, noDelay: true, keepAlive: true },
-      // No certificates are in play: without this, the hundred and more of the public authorities are loaded.
-      ca: [],
-      // A ticket would let an old session in without the key.
-      secureOptions: constants.SSL_OP_NO_TICKET,
+      ...tlsServerOptions,
+      handshakeTimeout: handshakeTimeoutMs,
       pskCallback: (_socket, identity) => this.#keys.get(identity) ?? null,
     });
     this.#server.maxConnections = connectionsMax;
@@ -87,7 +84,7 @@ export class AnswerListener {
   #receive(socket: TLSSocket): void {
     const timer = setTimeout(() => {
       socket.end();
-    }, connectionAgeMsMax);
+    }, this.#options.connectionAgeMs ?? connectionAgeMsDefault);
     this.#sockets.add(socket);
     socket.on('close', () => {
       clearTimeout(timer);

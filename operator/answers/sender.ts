@@ -121,12 +121,11 @@ class Peer {
     const { promise, resolve, reject } = Promise.withResolvers<undefined>();
     const socket = connect({
       ...tlsOptions,
-      ...{ host: this.#address, port, timeout: connectTimeoutMs, noDelay: true },
+      ...{ host: this.#address, port, noDelay: true },
       ...{ keepAlive: true, keepAliveInitialDelay: tcpKeepAliveMs },
       pskCallback: () => ({ psk, identity }),
       // The key proves who answers; there is no certificate to look at.
       checkServerIdentity: () => undefined,
-      ca: [],
     });
     const timer = setTimeout(() => {
       socket.destroy(new Error(`no connection within ${connectTimeoutMs} ms`));

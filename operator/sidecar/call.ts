@@ -126,7 +126,6 @@ function toOptions({ at, key, agent, method, path, body, upgrade, timeouts, vers
   return {
     ...tlsOptions,
     pskCallback: () => ({ psk: deriveKey(key, at.instanceUid), identity: identityOf(at.instanceUid) }),
-    ca: [],
     host: at.host,
     port: at.port ?? defaultPort,
     // Keeps the pools apart, also where an address is used again.

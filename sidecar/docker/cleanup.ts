@@ -5,18 +5,14 @@
  * Ends with 0 when the Engine has no container of that pod; until then it tries again, and whoever runs it sets its time.
  */
 import { setTimeout as delay } from 'node:timers/promises';
+import { createSay } from '../say.ts';
 import { removeLeftover } from './container.ts';
 import { connectEngine } from './engine.ts';
 import type { Engine } from './engine.ts';
 import { labels, readCleanup } from './spec.ts';
 
 const retryMs = 2000;
-
-function say(level: 'info' | 'error', message: string, fields: Record<string, unknown> = {}): void {
-  process.stderr.write(
-    `${JSON.stringify({ level, time: new Date().toISOString(), name: 'docker-cleanup', ...fields, msg: message })}\n`,
-  );
-}
+const say = createSay('docker-cleanup');
 
 /** Stops and removes every container of this pod, and looks again until there is none. Throws EngineError. */
 async function removeAllOf(engine: Engine, podUid: string): Promise<void> {

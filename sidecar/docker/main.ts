@@ -10,16 +10,13 @@
  *   mirror.ts     `log` -> standard output
  * README.md beside this file says what it promises. This file alone reads the environment.
  */
+import { createSay } from '../say.ts';
 import { connectEngine } from './engine.ts';
 import { Launcher } from './launcher.ts';
 import { readSettings } from './spec.ts';
 import { Stopper } from './stopper.ts';
 
-function say(level: 'info' | 'error', message: string, fields: Record<string, unknown> = {}): void {
-  process.stderr.write(
-    `${JSON.stringify({ level, time: new Date().toISOString(), name: 'docker-launcher', ...fields, msg: message })}\n`,
-  );
-}
+const say = createSay('docker-launcher');
 
 async function main(): Promise<number> {
   const settings = readSettings(process.env);

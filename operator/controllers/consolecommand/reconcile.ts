@@ -177,7 +177,7 @@ export class CommandReconciler {
 
   async #finish(command: ConsoleCommand, begun: Begun, signal: AbortSignal): Promise<void> {
     if (begun.isWritten || begun.ended === undefined) return;
-    if (begun.isClaimed || !(await this.#create(command, begun.ended, signal))) {
+    if (begun.isClaimed || !(await this.#writeOnly(command, begun.ended, signal))) {
       await this.#write(command, begun.ended, signal);
     }
     begun.isWritten = true;
@@ -187,7 +187,7 @@ export class CommandReconciler {
    * The first and only status of a command: an update costs the server less than a patch. False: it has to be patched, because the cache is behind, an
    * answer was lost, or the release's rights are older.
    */
-  async #create(command: ConsoleCommand, status: ConsoleCommandStatus, signal: AbortSignal): Promise<boolean> {
+  async #writeOnly(command: ConsoleCommand, status: ConsoleCommandStatus, signal: AbortSignal): Promise<boolean> {
     try {
       await this.#options.world.client.updateStatus(consoleCommands, { ...command, status }, signal);
       return true;
