@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { pieceBytesMax, pieceLinesMax, piecesOf } from './pieces.ts';
-import type { LogBatch } from './source.ts';
+import type { LogBatch, LogEvent } from './source.ts';
 
 const batchOf = (lengths: readonly number[]): LogBatch => ({
   type: 'lines',
@@ -38,4 +38,11 @@ test('pieces: a batch within the limits, and any other event, is given as it is'
   const batch = batchOf([pieceBytesMax - 1, 1]);
   assert.equal(piecesOf(batch)[0], batch);
   assert.deepEqual(piecesOf({ type: 'end' }), [{ type: 'end' }]);
+});
+
+test('pieces: 512 lines or 32 KiB, as the protocol says', () => {
+  const lengths = (event: LogEvent): number[] =>
+    piecesOf(event).map((piece) => (piece.type === 'lines' ? piece.lines.length : 0));
+  assert.deepEqual(lengths(batchOf(new Array<number>(1030).fill(1))), [512, 512, 6]);
+  assert.deepEqual(lengths(batchOf([16_384, 16_384, 1])), [2, 1]);
 });

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
+import type { Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { test } from 'node:test';
 import { WebSocket } from 'ws';
@@ -164,6 +166,31 @@ test('live: a client that pauses gets everything, costs a bounded buffer, and it
   assert.equal(client.lines.length, linesPerBatch * batches);
   assert.ok(client.lines.every((line, index) => line.startsWith(`${index} `)));
   await gone(master.hub);
+});
+
+test('live: 128 KiB are buffered for a client that does not read, and a frame', async () => {
+  await using master = await startMaster();
+  const accepted: Socket[] = [];
+  const note = (message: unknown): void => void accepted.push((message as { socket: Socket }).socket);
+  subscribe('net.server.socket', note);
+  try {
+    const client = await new Client(master).open();
+    client.ws.pause();
+    const line = 'x'.repeat(1_000);
+    // The kernels on both sides take some megabytes before anything waits here.
+    for (let batch = 0; batch < 20; batch++) master.hub.write(testUid, ...Array.from({ length: 1_000 }, () => line));
+    const [socket] = accepted;
+    let waiting = -1;
+    while (socket !== undefined && waiting !== socket.writableLength) {
+      waiting = socket.writableLength;
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+    assert.ok(waiting > 100 * 1024 && waiting <= 128 * 1024 + 1_004, `${waiting} bytes wait`);
+    client.ws.terminate();
+    await gone(master.hub);
+  } finally {
+    unsubscribe('net.server.socket', note);
+  }
 });
 
 test('live: pings between the lines of a lagging client never break a frame', async () => {
