@@ -114,8 +114,8 @@ stop_mirror() {
   looks=0
   seen=
   while [ "$tries" -lt 20 ] && [ "$looks" -lt 100 ]; do
-    is_taken_over && grep -qs "^pos:[[:space:]]*$(size_of "$log")\$" "/proc/$mirror_pid/fdinfo/"* && break
-    at=$(cat "/proc/$mirror_pid/fdinfo/"* 2>/dev/null)
+    is_taken_over && is_mirrored && break
+    at=$(cat "/proc/$mirror_pid/io" "/proc/$mirror_pid/fdinfo/"* 2>/dev/null)
     [ "$at" = "$seen" ] || tries=0
     seen=$at
     tries=$((tries + 1))
@@ -124,6 +124,22 @@ stop_mirror() {
   done
   sleep 0.1
   kill "$mirror_pid" 2>/dev/null
+}
+
+# Whether the mirror has written the whole log. What it has read may still wait in it for a collector that takes its time, so where it stands in the file
+# counts only where the kernel does not say what it wrote.
+is_mirrored() {
+  written=
+  if [ -r "/proc/$mirror_pid/io" ]; then
+    while read -r name count; do
+      [ "$name" != wchar: ] || written=$count
+    done <"/proc/$mirror_pid/io"
+  fi 2>/dev/null
+  if [ -n "$written" ]; then
+    [ "$written" -ge $(($(size_of "$log") - mirror_from + 1)) ]
+  else
+    grep -qs "^pos:[[:space:]]*$(size_of "$log")\$" "/proc/$mirror_pid/fdinfo/"*
+  fi
 }
 
 # Whether the sidecar has made the log of all that the session wrote.

@@ -308,6 +308,25 @@ test('launch: a mirror that is taken slowly has its time as long as it gets on, 
   });
 });
 
+test('launch: what the mirror holds while a full pipe is not taken is still written', async () => {
+  for (const shell of ['dash', 'busybox sh']) {
+    await withRig('process', async (rig) => {
+      // A pipe has 64 KiB: the mirror has read the last lines, and waits to write them for longer than the launcher waits between two looks.
+      const child = rig.launch(['sh', '-c', `${shell} "$@" | (sleep 1.5; cat)`, 'sh'], ['sh', '-c', 'seq 1 13000'], {
+        RINGMASTER_MIRROR: 'true',
+      });
+      let mirrored = 0;
+      child.stdout?.on('data', (data: Buffer) => {
+        mirrored += data.length;
+      });
+      await once(child, 'close');
+      const written = (await rig.logFile()).length;
+      assert.ok(written > 65_536 && written < 65_536 + 8192);
+      assert.equal(mirrored, written, shell);
+    });
+  }
+});
+
 test('launch: people can attach and detach, and what they type reaches the program', async () => {
   for (const runtime of ['screen', 'tmux'] as const) {
     await withRig(runtime, async (rig) => {
