@@ -4,7 +4,7 @@ import { Follower } from './follower.ts';
 import type { HubLimits, HubObserver } from './hub.ts';
 import { piecesOf } from './pieces.ts';
 import { Ring } from './ring.ts';
-import type { RingPlace } from './ring.ts';
+import type { RingLimits, RingPlace } from './ring.ts';
 import type { Cursor, DirectLines, LogEvent, LogSource, Start } from './source.ts';
 import type { Subscription } from './subscription.ts';
 
@@ -13,6 +13,7 @@ export interface ChannelOptions {
   /** Where the upstream begins: what the first subscription asked for. */
   readonly start: Start;
   readonly limits: HubLimits;
+  readonly ringLimits: RingLimits;
   readonly clock: Pick<Clock, 'elapsed' | 'after'>;
   readonly observer: HubObserver;
   /** Nothing new will come: later subscriptions need another channel. */
@@ -45,6 +46,7 @@ export class Channel {
   #deadline = 0;
   /** Someone who would fall out now, as far as is known. */
   #laggard: Follower | undefined;
+  #tidiedAt = 0;
 
   constructor(options: ChannelOptions) {
     this.#options = options;
@@ -52,7 +54,7 @@ export class Channel {
     this.observer = options.observer;
     this.limits = options.limits;
     this.clock = options.clock;
-    this.ring = new Ring(options.limits, (a, b) => options.source.compare(a, b));
+    this.ring = new Ring(options.ringLimits, (a, b) => options.source.compare(a, b));
     this.#direct = this.#createDirect();
     options.observer.upstreamOpened?.();
     void this.#pump();
@@ -214,6 +216,7 @@ export class Channel {
     }
     this.#trim();
     this.#wakeAll();
+    this.#tidy();
     // Only now: nobody waits for what is counted.
     if (event.type === 'lines') {
       const { lines } = event;
@@ -232,6 +235,28 @@ export class Channel {
       for (const follower of this.#followers) {
         follower.beforeEviction(oldest);
       }
+      ring.evict();
+    }
+  }
+
+  /**
+   * Now and then: what everybody has taken is packed, and all but the newest of it dropped, as long as nobody is on the way back to the ring.
+   * Most logs never fill a ring; without this each of them would take its whole memory in the end, for lines that nobody waits for.
+   */
+  #tidy(): void {
+    const { ring, limits } = this;
+    if (ring.nextSequence - this.#tidiedAt < limits.packEntries) {
+      return;
+    }
+    this.#tidiedAt = ring.nextSequence;
+    let taken = ring.nextSequence;
+    let isSomeoneOutside = false;
+    for (const { sequence } of this.#followers) {
+      taken = Math.min(taken, sequence ?? taken);
+      isSomeoneOutside ||= sequence === undefined;
+    }
+    ring.pack(taken);
+    while (!isSomeoneOutside && ring.lines > limits.keptLines && ring.oldestSequence < taken) {
       ring.evict();
     }
   }

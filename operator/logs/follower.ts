@@ -112,12 +112,12 @@ export class Follower implements Subscription {
       return;
     }
     this.#held.push(entry);
-    const { event } = entry;
-    if (event.type !== 'lines') {
+    const { lastCursor } = entry;
+    if (lastCursor === undefined) {
       this.#place = { sequence: sequence + 1, line: 0 };
       return;
     }
-    this.#fallBehind({ after: event.cursorAt(event.lines.length - 1) }, []);
+    this.#fallBehind({ after: lastCursor }, []);
   }
 
   #fallBehind(start: Start, eventsTaken: readonly LogEvent['type'][]): void {
@@ -159,7 +159,7 @@ export class Follower implements Subscription {
       }
       return undefined;
     }
-    this.#place = { sequence: place.sequence + 1, line: 0 };
+    this.#place = { sequence: place.sequence + entry.span, line: 0 };
     this.#onTaken(entry.event);
     this.#channel.moved();
     return entry.chunk(place.line);

@@ -656,6 +656,63 @@ test('hub: what the source throws for good reaches who comes back to a closed st
   hub.close();
 });
 
+test('hub: of what everybody has taken only the newest is kept, unless somebody is on the way back to the ring', async () => {
+  const log = new Log();
+  const { hub, clock } = lab(log, { ringLinesMax: 100, keptLines: 20, packEntries: 4 });
+  const write = async (from: number, to: number): Promise<void> => {
+    for (let line = from; line <= to; line += 1) {
+      log.write(line.toString());
+      assert.deepEqual(await drain(fast), [line.toString()]);
+    }
+  };
+  const fast = hub.subscribe('a', { tail: 0 });
+  await settle();
+  await write(1, 60);
+  await clock.advance(100);
+  // Nothing has to be read again for those who are content with what is kept.
+  const joined = hub.subscribe('a', { tail: 20 });
+  assert.deepEqual(take(joined), numbered(41, 60));
+  assert.equal(log.opens, 1);
+  const outside = hub.subscribe('a', { after: 'c29' });
+  assert.deepEqual(await drain(outside), numbered(31, 60));
+  assert.equal(log.opens, 2, 'an older line is no longer in the ring');
+  const away = hub.subscribe('a', { after: 'c9' });
+  joined.close();
+  outside.close();
+  await write(61, 120);
+  assert.ok(away.behindLines > 60, 'lines that somebody is on the way to stay');
+  assert.deepEqual(await drain(away), numbered(11, 120));
+  await write(121, 130);
+  assert.ok(hub.subscribe('a', { after: 'c0' }).behindLines < 30);
+  hub.close();
+});
+
+test('hub: many rings share their memory', async () => {
+  const log = new Log();
+  const clock = new FakeClock();
+  const hub = createHub({
+    sourceFor: () => log.source(1),
+    clock,
+    limits: { ringBytesInAll: 80_000, ringBytesMin: 10_000, packEntries: 1000, patienceMs: 0 },
+  });
+  const linesOf = async (count: number): Promise<number> => {
+    await clock.advance(100);
+    const subscriptions = Array.from({ length: count }, (_, index) => hub.subscribe(`i${index}`, { tail: 0 }));
+    await settle();
+    for (const text of numbered(1, 150)) {
+      log.write(text);
+      for (const each of subscriptions) await drain(each);
+    }
+    const behind = hub.subscribe('i0', { after: 'c0' });
+    const { behindLines } = behind;
+    for (const each of [...subscriptions, behind]) each.close();
+    return behindLines;
+  };
+  const [alone, ofTwo, ofMany] = [await linesOf(1), await linesOf(2), await linesOf(30)];
+  hub.close();
+  assert.ok(alone > 1.5 * ofTwo && ofTwo > 1.5 * ofMany && ofMany > 5, `${alone}, ${ofTwo}, ${ofMany} lines`);
+});
+
 test('hub: who waits for an entry that is dropped before its turn in the sweep is woken for it all the same', async () => {
   const log = new Log();
   // Each batch is more than the ring may hold: the first to take it has it dropped.
@@ -712,15 +769,21 @@ test('hub: whoever comes, goes or lags, each sees one unbroken run of the log, a
       fc.array(actionArbitrary, { minLength: 5, maxLength: 80 }),
       fc.integer({ min: 3, max: 25 }),
       fc.boolean(),
+      fc.record({ packEntries: fc.integer({ min: 2, max: 5 }), keptLines: fc.integer({ min: 0, max: 25 }) }),
       playHub,
     ),
     { numRuns: Number(process.env['MODEL_RUNS'] ?? 200) },
   );
 });
 
-async function playHub(actions: Action[], ringLinesMax: number, isDirect: boolean): Promise<void> {
+async function playHub(
+  actions: Action[],
+  ringLinesMax: number,
+  isDirect: boolean,
+  packing: Partial<HubLimits> = {},
+): Promise<void> {
   const log = new Log({ isDirect });
-  const { hub, clock } = lab(log, { ringLinesMax, catchUpIdleMs: 2000 });
+  const { hub, clock } = lab(log, { ringLinesMax, catchUpIdleMs: 2000, ...packing });
   const sessions: Session[] = [];
   const join = (start: Start, texts: string[]): void => {
     sessions.push({ subscription: hub.subscribe('a', start), texts, isOpen: true, hasFailed: false });

@@ -15,6 +15,7 @@
  */
 import type { Clock } from '../runtime/clock.ts';
 import { Channel } from './channel.ts';
+import type { RingLimits } from './ring.ts';
 import type { Cursor, LogSource, Start } from './source.ts';
 import type { Hub, Subscription } from './subscription.ts';
 
@@ -22,6 +23,13 @@ import type { Hub, Subscription } from './subscription.ts';
 export const hubLimits = {
   ringBytesMax: 4 * 1024 * 1024,
   ringLinesMax: 20_000,
+  /** All rings together have about so much; with many of them each has an equal part, but never less than `ringBytesMin`. */
+  ringBytesInAll: 256 * 1024 * 1024,
+  ringBytesMin: 256 * 1024,
+  /** Lines that stay in a ring when everybody has taken them: for those who join or return. Twice what a client gets that asks for no number. */
+  keptLines: 2000,
+  /** So many old entries of few lines become one. */
+  packEntries: 64,
   /**
    * How long, in each turn of a full ring, the pump waits for subscriptions that would fall out of it. In a burst all are behind for a moment, and
    * each that falls out reads the log once more from the source. One that does not read costs the others this once, and then is out.
@@ -66,6 +74,13 @@ export function createHub(options: HubOptions): Hub {
   /** Those that later subscriptions may join. */
   const channels = new Map<string, Channel>();
   const open = new Set<Channel>();
+  const ringLimits: RingLimits = {
+    ringLinesMax: limits.ringLinesMax,
+    packEntries: limits.packEntries,
+    get ringBytesMax() {
+      return Math.min(limits.ringBytesMax, Math.max(limits.ringBytesMin, limits.ringBytesInAll / open.size));
+    },
+  };
   return {
     subscribe(instanceUid: string, start: Start): Subscription {
       const known = channels.get(instanceUid);
@@ -81,6 +96,7 @@ export function createHub(options: HubOptions): Hub {
         source,
         start,
         limits,
+        ringLimits,
         clock: options.clock,
         observer: options.observerFor?.(instanceUid) ?? {},
         onDone: () => {

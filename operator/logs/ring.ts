@@ -2,31 +2,49 @@
  * The newest events of one log, with their ready-made frames, bounded by bytes and lines. Each entry has a number; what falls off the old
  * end leaves the cursor of its last line behind, so that a reader who had not got it knows where to go on elsewhere.
  */
+import { PackedBatch } from './packed.ts';
+import { pieceBytesMax } from './pieces.ts';
 import type { Cursor, LogBatch, LogEvent } from './source.ts';
 import type { Chunk, EncodedBatch, Encoder } from './subscription.ts';
 
 export interface RingLimits {
   readonly ringBytesMax: number;
   readonly ringLinesMax: number;
+  /** So many entries are packed into one. */
+  readonly packEntries: number;
 }
 
-/** Memory of a line besides its bytes: views, stamps, offsets. */
+/** Memory of a line besides its bytes: view, stamp, position. Measured, with a margin. */
 const lineOverheadBytes = 150;
+/** Memory of an entry besides its lines: objects, and the chunk that the line came in. Measured. */
+const entryOverheadBytes = 600;
+/** Memory of frames besides their bytes. Measured. */
+const encodingOverheadBytes = 500;
+/** An entry of more lines is not packed: it costs little more than its bytes as it is. */
+const packedLinesMax = 8;
 
 /** One event, as subscriptions share it. */
 export class RingEntry {
   readonly event: LogEvent;
   readonly lineCount: number;
+  /** How many numbers it takes: it stands for as many entries. */
+  readonly span: number;
   /** Grows when the entry is encoded. */
   bytes: number;
   readonly #encodings = new Map<Encoder, EncodedBatch>();
   readonly #onGrow: ((bytes: number) => void) | undefined;
 
-  constructor(event: LogEvent, onGrow?: (bytes: number) => void) {
+  constructor(event: LogEvent, onGrow?: (bytes: number) => void, span = 1) {
     this.event = event;
+    this.span = span;
     this.#onGrow = onGrow;
-    this.lineCount = event.type === 'lines' ? event.lines.length : 0;
-    this.bytes = event.type === 'lines' ? sizeOf(event) : lineOverheadBytes;
+    this.lineCount = event.type === 'lines' ? lineCountOf(event) : 0;
+    this.bytes = event.type === 'lines' ? sizeOf(event) : entryOverheadBytes;
+  }
+
+  /** Position of its last line; undefined for an event. */
+  get lastCursor(): Cursor | undefined {
+    return this.event.type === 'lines' ? this.event.cursorAt(this.lineCount - 1) : undefined;
   }
 
   /** This entry from line `from` on. */
@@ -35,7 +53,7 @@ export class RingEntry {
     if (event.type !== 'lines') {
       return event;
     }
-    const to = event.lines.length;
+    const to = this.lineCount;
     return {
       type: 'lines',
       batch: event,
@@ -55,7 +73,7 @@ export class RingEntry {
     }
     const encoded = encoder.encode(batch);
     this.#encodings.set(encoder, encoded);
-    const bytes = encoded.bytes.byteLength + encoded.offsets.byteLength;
+    const bytes = encoded.bytes.byteLength + encoded.offsets.byteLength + encodingOverheadBytes;
     this.bytes += bytes;
     this.#onGrow?.(bytes);
     return encoded;
@@ -78,8 +96,10 @@ export class Ring {
   #bytes = 0;
   #lines = 0;
   #linesEvicted = 0;
-  #lastEvicted: LogBatch | undefined;
-  /** The newest evicted entry is an event, which came after `#lastEvicted`. */
+  /** What is before this number is packed, if it can be. */
+  #packedTo = 0;
+  #evictedCursor: Cursor | undefined;
+  /** The newest evicted entry is an event, which came after the line at `#evictedCursor`. */
   #isEventEvictedLast = false;
 
   constructor(limits: RingLimits, compare: (a: Cursor, b: Cursor) => number) {
@@ -122,12 +142,25 @@ export class Ring {
   }
 
   append(event: LogEvent): void {
-    const entry = new RingEntry(event, (bytes) => {
-      this.#bytes += bytes;
-    });
+    const entry = new RingEntry(event, this.#onGrow);
     this.#entries.push(entry);
     this.#bytes += entry.bytes;
     this.#lines += entry.lineCount;
+  }
+
+  /**
+   * Packs old entries of few lines, which every subscription has taken: each of them is at `before` or later. A packed entry keeps the number of its
+   * first one; the numbers of the others are empty from then on.
+   */
+  pack(before: number): void {
+    this.#packedTo = Math.max(this.#packedTo, this.#oldestSequence);
+    while (before - this.#packedTo >= this.#limits.packEntries) {
+      const run = this.#packable(this.#packedTo, before);
+      if (run.length > 1) {
+        this.#replace(this.#packedTo, run);
+      }
+      this.#packedTo += Math.max(1, run.length);
+    }
   }
 
   /** Drops the oldest entry. */
@@ -137,13 +170,14 @@ export class Ring {
       return;
     }
     this.#entries[this.#head] = undefined;
-    this.#head += 1;
-    this.#oldestSequence += 1;
+    this.#head += entry.span;
+    this.#oldestSequence += entry.span;
     this.#bytes -= entry.bytes;
     this.#lines -= entry.lineCount;
     this.#linesEvicted += entry.lineCount;
-    this.#isEventEvictedLast = entry.event.type !== 'lines';
-    this.#lastEvicted = entry.event.type === 'lines' ? entry.event : this.#lastEvicted;
+    const { lastCursor } = entry;
+    this.#isEventEvictedLast = lastCursor === undefined;
+    this.#evictedCursor = lastCursor ?? this.#evictedCursor;
     if (this.#head > 64 && this.#head * 2 > this.#entries.length) {
       this.#entries = this.#entries.slice(this.#head);
       this.#head = 0;
@@ -152,14 +186,14 @@ export class Ring {
 
   /** Cursor of the last line before the oldest entry; undefined if no line was evicted. */
   get evictedCursor(): Cursor | undefined {
-    return lastCursorOf(this.#lastEvicted);
+    return this.#evictedCursor;
   }
 
   get newestCursor(): Cursor | undefined {
     for (let sequence = this.nextSequence - 1; sequence >= this.#oldestSequence; sequence -= 1) {
-      const event = this.entry(sequence)?.event;
-      if (event?.type === 'lines') {
-        return lastCursorOf(event);
+      const cursor = this.entry(sequence)?.lastCursor;
+      if (cursor !== undefined) {
+        return cursor;
       }
     }
     return this.evictedCursor;
@@ -188,18 +222,17 @@ export class Ring {
     // The first entry whose last line is at or after the cursor; events count as the lines before them.
     while (low < high) {
       const middle = low + Math.floor((high - low) / 2);
-      const batch = this.#batchAtOrBefore(middle);
-      if (batch !== undefined && this.#compare(lastCursorOf(batch) ?? cursor, cursor) >= 0) {
+      const last = this.#lastCursorUpTo(middle);
+      if (last !== undefined && this.#compare(last, cursor) >= 0) {
         high = middle;
       } else {
         low = middle + 1;
       }
     }
-    const event = this.entry(low)?.event;
-    if (event?.type === 'lines') {
-      return this.#placeInBatch(event, low, cursor);
-    }
-    return this.#placeAfterEvicted(cursor);
+    const entry = this.entry(low);
+    return entry?.event.type === 'lines'
+      ? this.#placeInBatch(entry, entry.event, { sequence: low, cursor })
+      : this.#placeAfterEvicted(cursor);
   }
 
   /** Lines between `place` and the newest one. */
@@ -211,19 +244,57 @@ export class Ring {
     return Math.max(0, count);
   }
 
-  #batchAtOrBefore(sequence: number): LogBatch | undefined {
+  #onGrow = (bytes: number): void => {
+    this.#bytes += bytes;
+  };
+
+  /** Consecutive entries from `from` on, before `before`, that are small enough to be one. */
+  #packable(from: number, before: number): LogBatch[] {
+    const run: LogBatch[] = [];
+    let bytes = 0;
+    for (let sequence = from; sequence < before && run.length < this.#limits.packEntries; sequence += 1) {
+      const { event, lineCount = 0 } = this.entry(sequence) ?? {};
+      if (event?.type !== 'lines' || lineCount > packedLinesMax) {
+        break;
+      }
+      bytes += event.lines.reduce((sum, { length }) => sum + length, 0);
+      if (bytes > pieceBytesMax) {
+        break;
+      }
+      run.push(event);
+    }
+    return run;
+  }
+
+  #replace(sequence: number, run: readonly LogBatch[]): void {
+    const index = this.#head + sequence - this.#oldestSequence;
+    const packed = new RingEntry(new PackedBatch(run), this.#onGrow, run.length);
+    for (let at = index; at < index + run.length; at += 1) {
+      this.#bytes -= this.#entries[at]?.bytes ?? 0;
+      this.#entries[at] = undefined;
+    }
+    this.#entries[index] = packed;
+    this.#bytes += packed.bytes;
+  }
+
+  /** Position of the newest line in the entries up to this one. */
+  #lastCursorUpTo(sequence: number): Cursor | undefined {
     for (let at = sequence; at >= this.#oldestSequence; at -= 1) {
-      const event = this.entry(at)?.event;
-      if (event?.type === 'lines') {
-        return event;
+      const cursor = this.entry(at)?.lastCursor;
+      if (cursor !== undefined) {
+        return cursor;
       }
     }
     return undefined;
   }
 
-  #placeInBatch(batch: LogBatch, sequence: number, cursor: Cursor): RingPlace | undefined {
+  #placeInBatch(
+    entry: RingEntry,
+    batch: LogBatch,
+    { sequence, cursor }: { sequence: number; cursor: Cursor },
+  ): RingPlace | undefined {
     let low = 0;
-    let high = batch.lines.length - 1;
+    let high = entry.lineCount - 1;
     while (low < high) {
       const middle = Math.floor((low + high) / 2);
       if (this.#compare(batch.cursorAt(middle), cursor) >= 0) {
@@ -233,7 +304,7 @@ export class Ring {
       }
     }
     if (this.#compare(batch.cursorAt(low), cursor) === 0) {
-      return low + 1 === batch.lines.length ? { sequence: sequence + 1, line: 0 } : { sequence, line: low + 1 };
+      return low + 1 === entry.lineCount ? { sequence: sequence + entry.span, line: 0 } : { sequence, line: low + 1 };
     }
     return low === 0 ? this.#placeAfterEvicted(cursor) : undefined;
   }
@@ -246,13 +317,17 @@ export class Ring {
   }
 }
 
-function lastCursorOf(batch: LogBatch | undefined): Cursor | undefined {
-  return batch?.cursorAt(batch.lines.length - 1);
+/** `lines` of a packed batch are made anew at each look. */
+function lineCountOf(batch: LogBatch): number {
+  return batch instanceof PackedBatch ? batch.lineCount : batch.lines.length;
 }
 
 /** Memory that a batch keeps alive: its lines, and what stands beside them. */
 function sizeOf(batch: LogBatch): number {
-  let bytes = 0;
+  if (batch instanceof PackedBatch) {
+    return entryOverheadBytes + batch.byteLength;
+  }
+  let bytes = entryOverheadBytes;
   for (const line of batch.lines) {
     bytes += line.length + lineOverheadBytes;
   }
