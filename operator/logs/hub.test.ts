@@ -5,6 +5,7 @@ import { OperatorError } from '../errors.ts';
 import { FakeClock, settle } from '../testing/clock.ts';
 import { createHub } from './hub.ts';
 import type { HubLimits, HubObserver } from './hub.ts';
+import { pieceLinesMax } from './pieces.ts';
 import type { DirectLines, LogBatch, LogEvent, LogSource, Start } from './source.ts';
 import type { Encoder, Hub, Subscription } from './subscription.ts';
 
@@ -616,11 +617,11 @@ test('hub: a large batch is given in pieces, and what is left of it is dropped w
   await drain(hub.subscribe('a', { tail: 5000 }));
   const slow = hub.subscribe('a', { after: 'c99' });
   await readable(slow);
-  assert.deepEqual(take(slow, 2), numbered(100, 100 + 2 * 512 - 1));
+  assert.deepEqual(take(slow, 2), numbered(100, 100 + 2 * pieceLinesMax - 1));
   await clock.advance(2000);
   assert.equal(log.open, 1);
   assert.deepEqual(take(slow), []);
-  assert.deepEqual(await drain(slow), numbered(100 + 2 * 512, 4999));
+  assert.deepEqual(await drain(slow), numbered(100 + 2 * pieceLinesMax, 4999));
   hub.close();
 });
 

@@ -40,9 +40,9 @@ test('pieces: a batch within the limits, and any other event, is given as it is'
   assert.deepEqual(piecesOf({ type: 'end' }), [{ type: 'end' }]);
 });
 
-test('pieces: 512 lines or 32 KiB, as the protocol says', () => {
+test('pieces: 256 lines or 16 KiB, as the protocol says', () => {
   const lengths = (event: LogEvent): number[] =>
     piecesOf(event).map((piece) => (piece.type === 'lines' ? piece.lines.length : 0));
-  assert.deepEqual(lengths(batchOf(new Array<number>(1030).fill(1))), [512, 512, 6]);
-  assert.deepEqual(lengths(batchOf([16_384, 16_384, 1])), [2, 1]);
+  assert.deepEqual(lengths(batchOf(new Array<number>(518).fill(1))), [256, 256, 6]);
+  assert.deepEqual(lengths(batchOf([8192, 8192, 1])), [2, 1]);
 });

@@ -5,8 +5,8 @@ import type { LogBatch, LogEvent } from './source.ts';
  * A piece has at most so many lines and bytes of them, or one line. The frames of a line can be much larger than the line is: with the JSON protocol an
  * empty line takes a hundred bytes, and a byte that has to be escaped six.
  */
-export const pieceLinesMax = 512;
-export const pieceBytesMax = 32 * 1024;
+export const pieceLinesMax = 256;
+export const pieceBytesMax = 16 * 1024;
 
 /** The same lines, in order; the batch itself if it is small enough, as nearly all are. */
 export function piecesOf(event: LogEvent): readonly LogEvent[] {

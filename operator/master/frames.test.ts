@@ -170,3 +170,9 @@ test('frameBoundary: slices hold whole frames, at most the limit, and never noth
     }),
   );
 });
+
+test('frames: many of them are no part of a slab that they would keep alive', () => {
+  const { bytes } = encoderFor(plain).encode(batchOf(Array.from({ length: 100 }, () => Buffer.alloc(100))));
+  assert.equal(bytes.length, 10_200);
+  assert.equal(bytes.buffer.byteLength, 10_200);
+});

@@ -102,8 +102,8 @@ export interface Limits {
   readonly consoleQueueMax: number;
   readonly consoleQueueBytesMax: number;
   /**
-   * What one socket may hold in our memory; above it the socket is not written to until it has drained. Most of what a client costs that does not read:
-   * Node cuts small buffers out of slabs, so that a third comes on top. A smaller one saves memory, a larger one no measurable CPU time.
+   * What one socket may hold in our memory; above it the socket is not written to until it has drained. Most of what a client costs that does not read.
+   * A smaller one saves memory, a larger one no measurable CPU time.
    */
   readonly sendBufferBytesMax: number;
   readonly pingIntervalMs: number;
@@ -137,7 +137,7 @@ export const defaultLimits: Limits = {
   consoleFrameBytesMax: 64 * 1024,
   consoleQueueMax: 256,
   consoleQueueBytesMax: 1024 * 1024,
-  sendBufferBytesMax: 128 * 1024,
+  sendBufferBytesMax: 64 * 1024,
   pingIntervalMs: 15_000,
   pongTimeoutMs: 15_000,
   stalledTimeoutMs: 300_000,
