@@ -15,14 +15,14 @@ import {
   openSocket,
   patchSpec,
   podOf,
-  ResumingClient,
 } from './live-harness.ts';
-import type { Message, World } from './live-harness.ts';
+import type { Message, ResumingClient, World } from './live-harness.ts';
 import {
   containersOf,
   restartEngine,
   countingScript,
-  Ledger,
+  flowing,
+  follow,
   pidsOf,
   programUnder,
   runtimes,
@@ -30,7 +30,7 @@ import {
   Typist,
   underEach,
 } from './runtime-harness.ts';
-import type { Runtime } from './runtime-harness.ts';
+import type { Ledger, Runtime } from './runtime-harness.ts';
 import { pidsInPod } from './pids.ts';
 
 /** Words in the command line of the sidecar, and of the Master. */
@@ -50,39 +50,22 @@ before(async () => {
   ids = await applyInstances(world, underEach(countingScript));
   for (const runtime of runtimes) {
     await world.kubectl(['wait', '--for=condition=Ready', `instance/${runtime}`, '--timeout=60s']);
-    follow(runtime);
+    watch(runtime);
   }
-  await flowing();
+  await flowing(ledgers, 1000);
 });
 
 after(() => world.leave());
 
-function follow(runtime: Runtime): void {
-  const ledger = new Ledger();
+function watch(runtime: Runtime): void {
+  const { client, ledger } = follow(world, ids[runtime]);
   ledgers[runtime] = ledger;
-  clients[runtime] = new ResumingClient({
-    world,
-    id: ids[runtime],
-    urls: [world.url],
-    onMessage: (message) => {
-      ledger.note(message);
-    },
-  });
-  clients[runtime].start();
+  clients[runtime] = client;
 }
 
-/** Two more seconds' worth of lines have come under each. */
-async function flowing(): Promise<void> {
-  const wanted = runtimes.map((runtime) => [runtime, ledgers[runtime].received + 1000] as const);
-  for (const [runtime, count] of wanted) {
-    await eventually(`${runtime} to go on from ${count} lines`, () =>
-      Promise.resolve(ledgers[runtime].received >= count),
-    );
-  }
-}
-
+/** Two more seconds' worth of lines, and all of them. */
 async function exact(what: string): Promise<void> {
-  await flowing();
+  await flowing(ledgers, 1000);
   for (const runtime of runtimes) ledgers[runtime].check(`${runtime}, ${what}`);
 }
 

@@ -8,7 +8,7 @@ import Docker from 'dockerode';
 import { Client } from 'undici';
 import { waitUntil } from './cluster/wait.ts';
 import type { Message, Spec, World } from './live-harness.ts';
-import { podOf } from './live-harness.ts';
+import { ResumingClient, eventually, podOf } from './live-harness.ts';
 import { pidsInPod } from './pids.ts';
 
 export const runtimes = ['kubernetes', 'process', 'screen', 'tmux', 'docker'] as const;
@@ -184,6 +184,29 @@ export class Ledger {
   check(who: string): void {
     const { lost, doubled, disordered, faults } = this;
     assert.deepEqual({ lost, doubled, disordered, faults }, { lost: 0, doubled: 0, disordered: 0, faults: [] }, who);
+  }
+}
+
+/** A client that follows an Instance through whatever comes, and the books on what it received. */
+export function follow(world: World, id: string): { client: ResumingClient; ledger: Ledger } {
+  const ledger = new Ledger();
+  const client = new ResumingClient({
+    ...{ world, id, urls: [world.url] },
+    onMessage: (message) => {
+      ledger.note(message);
+    },
+  });
+  client.start();
+  return { client, ledger };
+}
+
+/** Resolves when so many more lines have come under each runtime. */
+export async function flowing(ledgers: Readonly<Record<Runtime, Ledger>>, lines: number): Promise<void> {
+  const wanted = runtimes.map((runtime) => [runtime, ledgers[runtime].received + lines] as const);
+  for (const [runtime, count] of wanted) {
+    await eventually(`${runtime} to go on from ${count} lines`, () =>
+      Promise.resolve(ledgers[runtime].received >= count),
+    );
   }
 }
 

@@ -11,29 +11,21 @@ import WebSocket from 'ws';
 import type { Image } from './images/oci.ts';
 import { condition, instancesPath, isOnline, Watch } from './harness.ts';
 import type { Condition, InstanceObject, KubeObject, PodObject } from './harness.ts';
-import {
-  applyInstance,
-  applyInstances,
-  enterWorld,
-  eventually,
-  masters,
-  openSocket,
-  podOf,
-  ResumingClient,
-} from './live-harness.ts';
-import type { LiveSocket, World } from './live-harness.ts';
+import { applyInstance, applyInstances, enterWorld, eventually, masters, openSocket, podOf } from './live-harness.ts';
+import type { LiveSocket, ResumingClient, World } from './live-harness.ts';
 import { judge } from './gitops/judge.ts';
 import { installRelease, releaseName, releaseNamespace } from './release.ts';
 import {
   countingScriptWith,
-  Ledger,
+  flowing,
+  follow,
   programUnder,
   runtimes,
   sidecarRuntimes,
   Typist,
   underEach,
 } from './runtime-harness.ts';
-import type { Runtime } from './runtime-harness.ts';
+import type { Ledger, Runtime } from './runtime-harness.ts';
 import { testValues } from './setup-cluster.ts';
 
 /** Two hundred lines a second. */
@@ -59,24 +51,16 @@ before(async () => {
   ids = await applyInstances(world, underEach(script));
   for (const runtime of runtimes) await instances.until(runtime, isOnline);
   for (const runtime of runtimes) {
-    const ledger = new Ledger();
+    const { client, ledger } = follow(world, ids[runtime]);
     ledgers[runtime] = ledger;
-    clients[runtime] = new ResumingClient({
-      world,
-      id: ids[runtime],
-      urls: [world.url],
-      onMessage: (message) => {
-        ledger.note(message);
-      },
-    });
-    clients[runtime].start();
+    clients[runtime] = client;
   }
   plainClients.push(new PlainClient(ids.kubernetes), new PlainClient(ids.screen));
   plainClients.forEach((client) => {
     client.start();
   });
   operatorConsole = await Console.open();
-  await flowing();
+  await flowing(ledgers, 400);
 });
 
 after(async () => {
@@ -190,18 +174,8 @@ class Console {
   }
 }
 
-/** Four hundred more lines have come under each. */
-async function flowing(): Promise<void> {
-  const wanted = runtimes.map((runtime) => [runtime, ledgers[runtime].received + 400] as const);
-  for (const [runtime, count] of wanted) {
-    await eventually(`${runtime} to go on from ${count} lines`, () =>
-      Promise.resolve(ledgers[runtime].received >= count),
-    );
-  }
-}
-
 async function exact(what: string): Promise<void> {
-  await flowing();
+  await flowing(ledgers, 400);
   for (const runtime of runtimes) {
     ledgers[runtime].check(`${runtime}, ${what}`);
     assert.equal(ledgers[runtime].gaps, 0, `${runtime}, ${what}: gaps announced`);
