@@ -36,3 +36,23 @@ test('resuming client: stopped while it is being connected, it ends all the same
   server.closeAllConnections();
   assert.equal(outcome, 'ended');
 });
+
+test('resuming client: that it cannot be opened any more is told once, to who waits for its end or stops it', async () => {
+  const world: Pick<World, 'url' | 'token' | 'cleanups'> = { url: 'http://127.0.0.1:1', token: 'any', cleanups: [] };
+  const start = (): ResumingClient => {
+    const urls = [world.url];
+    const client = new ResumingClient({
+      world: world as World,
+      id: 'a',
+      urls,
+      failuresMax: 1,
+      onMessage: () => undefined,
+    });
+    client.start();
+    return client;
+  };
+  const [waitedFor, left] = [start(), start()];
+  await assert.rejects(waitedFor.done(), /ECONNREFUSED/);
+  await waitedFor.stop();
+  await assert.rejects(left.stop(), /ECONNREFUSED/);
+});

@@ -570,6 +570,7 @@ export class ResumingClient {
   #socket: LiveSocket | undefined;
   #attempt = 0;
   #isStopped = false;
+  #isWatched = false;
   #running: Promise<void> | undefined;
 
   constructor(options: ResumingOptions) {
@@ -586,15 +587,21 @@ export class ResumingClient {
     this.#socket?.terminate();
   }
 
-  /** Resolves when the log has ended with 1000, or it was stopped. */
+  /** Resolves when the log has ended with 1000, or it was stopped. Rejects when it could not be opened any more. */
   async done(): Promise<void> {
+    this.#isWatched = true;
     await this.#running;
   }
 
+  /** Rejects as `done()` does, unless that was asked already: a fault is told once. */
   async stop(): Promise<void> {
     this.#isStopped = true;
     this.cut();
-    await this.#running;
+    try {
+      await this.#running;
+    } catch (error) {
+      if (!this.#isWatched) throw error;
+    }
   }
 
   async #run(): Promise<void> {
