@@ -23,9 +23,6 @@ export type LiveEvent =
   | { readonly type: 'restart'; readonly cause: 'container' | 'pod' }
   | { readonly type: 'end' };
 
-/** Frames of one batch that are less come out of a slab that others share: that is twice as fast, and they are short-lived or packed soon (logs/packed.ts). */
-const slabbedBytesMax = 4096;
-
 /** FIN and opcode 1. */
 const textFrameByte = 0x81;
 
@@ -113,7 +110,8 @@ function encodeFrames(payloads: readonly Buffer[]): EncodedBatch {
     total += headerBytes(length) + length;
     offsets[index + 1] = total;
   }
-  const bytes = allocate(total);
+  // Not out of a slab of 64 KiB, which any line of it would keep alive for as long as it is in a ring.
+  const bytes = Buffer.allocUnsafeSlow(total);
   let position = 0;
   for (let index = 0; index < count; index++) {
     const payload = payloads[index];
@@ -123,11 +121,6 @@ function encodeFrames(payloads: readonly Buffer[]): EncodedBatch {
     position += payload.length;
   }
   return { bytes, offsets };
-}
-
-/** Not out of a slab, unless it is small: frames that wait for one client would keep alive the two or three slabs of 64 KiB that they lie in. */
-function allocate(bytes: number): Buffer {
-  return bytes < slabbedBytesMax ? Buffer.allocUnsafe(bytes) : Buffer.allocUnsafeSlow(bytes);
 }
 
 function writeHeader(bytes: Buffer, start: number, payloadBytes: number): number {
