@@ -46,7 +46,9 @@ export class Channel {
   #deadline = 0;
   /** Someone who would fall out now, as far as is known. */
   #laggard: Follower | undefined;
+  /** The entry and the time up to which it was tidied. */
   #tidiedAt = 0;
+  #tidiedAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: ChannelOptions) {
     this.#options = options;
@@ -248,16 +250,20 @@ export class Channel {
     if (ring.nextSequence - this.#tidiedAt < limits.packEntries) {
       return;
     }
+    const isBurst = this.clock.elapsed() - this.#tidiedAtMs < limits.packPauseMs;
     this.#tidiedAt = ring.nextSequence;
+    this.#tidiedAtMs = this.clock.elapsed();
     let taken = ring.nextSequence;
     let isSomeoneOutside = false;
     for (const { sequence } of this.#followers) {
       taken = Math.min(taken, sequence ?? taken);
       isSomeoneOutside ||= sequence === undefined;
     }
-    ring.pack(taken);
     while (!isSomeoneOutside && ring.lines > limits.keptLines && ring.oldestSequence < taken) {
       ring.evict();
+    }
+    if (!isBurst) {
+      ring.pack(taken);
     }
   }
 

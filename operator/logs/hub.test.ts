@@ -143,8 +143,8 @@ function lab(
   const hub = createHub({
     sourceFor: () => log.source(batchLines),
     clock,
-    // Nobody is waited for, but where a test says so.
-    limits: { patienceMs: 0, ...limits },
+    // Nobody is waited for, and a burst is not told from anything else, but where a test says so.
+    limits: { patienceMs: 0, packPauseMs: 0, ...limits },
     ...(observer && { observerFor: () => observer }),
   });
   return { hub, clock };

@@ -29,7 +29,9 @@ export const hubLimits = {
   /** Lines that stay in a ring when everybody has taken them: for those who join or return. Twice what a client gets that asks for no number. */
   keptLines: 2000,
   /** So many old entries of few lines become one. */
-  packEntries: 64,
+  packEntries: 32,
+  /** Not in a burst: each line that is packed costs a microsecond or two, and in a log that is faster it does not stay. */
+  packPauseMs: 500,
   /**
    * How long, in each turn of a full ring, the pump waits for subscriptions that would fall out of it. In a burst all are behind for a moment, and
    * each that falls out reads the log once more from the source. One that does not read costs the others this once, and then is out.

@@ -5,6 +5,8 @@
  * line's bytes alone, never on how the stream was chunked, so that a line read again gives the same pieces (and cursors) again.
  */
 
+import { ownBytes } from '../runtime/ownbytes.ts';
+
 /** Receives `[start, end)` of `bytes`: a line, or a piece of one; `isContinuation` marks all pieces of a long line but its first. */
 export type LineConsumer = (bytes: Buffer, start: number, end: number, isContinuation: boolean) => void;
 
@@ -95,7 +97,7 @@ export class LineSplitter {
 
   #joinCarry(): Buffer {
     const [first, ...others] = this.#carry;
-    const joined = first !== undefined && others.length === 0 ? first : Buffer.concat(this.#carry, this.#carryBytes);
+    const joined = first !== undefined && others.length === 0 ? first : ownBytes(this.#carry);
     this.#carry = [joined];
     return joined;
   }

@@ -5,6 +5,7 @@
  * other in one buffer, and so do their cursors and times, which differ from one line to the next in a few characters only. Views, cursors
  * and times are made anew whenever somebody asks.
  */
+import { ownBytes } from '../runtime/ownbytes.ts';
 import type { LogBatch } from './source.ts';
 
 /** The lines of all batches, in order. */
@@ -55,13 +56,11 @@ class PackedBytes {
   readonly #ends: Uint32Array;
 
   constructor(parts: readonly Buffer[]) {
-    // Not from the pool, a slab of which would be kept alive by any part of it.
-    this.#bytes = Buffer.allocUnsafeSlow(parts.reduce((sum, { length }) => sum + length, 0));
+    this.#bytes = ownBytes(parts);
     this.#ends = new Uint32Array(parts.length);
     let end = 0;
-    for (const [index, part] of parts.entries()) {
-      this.#bytes.set(part, end);
-      end += part.length;
+    for (const [index, { length }] of parts.entries()) {
+      end += length;
       this.#ends[index] = end;
     }
   }

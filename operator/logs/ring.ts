@@ -3,7 +3,7 @@
  * end leaves the cursor of its last line behind, so that a reader who had not got it knows where to go on elsewhere.
  */
 import { PackedBatch } from './packed.ts';
-import { pieceBytesMax } from './pieces.ts';
+import { pieceBytesMax, pieceLinesMax } from './pieces.ts';
 import type { Cursor, LogBatch, LogEvent } from './source.ts';
 import type { Chunk, EncodedBatch, Encoder } from './subscription.ts';
 
@@ -21,7 +21,7 @@ const entryOverheadBytes = 600;
 /** Memory of frames besides their bytes. Measured. */
 const encodingOverheadBytes = 500;
 /** An entry of more lines is not packed: it costs little more than its bytes as it is. */
-const packedLinesMax = 8;
+const packedLinesMax = 64;
 
 /** One event, as subscriptions share it. */
 export class RingEntry {
@@ -29,7 +29,7 @@ export class RingEntry {
   readonly lineCount: number;
   /** How many numbers it takes: it stands for as many entries. */
   readonly span: number;
-  /** Grows when the entry is encoded. */
+  /** Grows when the entry is encoded, shrinks when its frames are forgotten. */
   bytes: number;
   readonly #encodings = new Map<Encoder, EncodedBatch>();
   readonly #onGrow: ((bytes: number) => void) | undefined;
@@ -66,6 +66,16 @@ export class RingEntry {
     };
   }
 
+  /** Nobody waits for them any more; who comes later has them made again. */
+  forgetFrames(): void {
+    let bytes = 0;
+    for (const encoded of this.#encodings.values()) {
+      bytes += bytesOf(encoded);
+    }
+    this.#encodings.clear();
+    this.#grow(-bytes);
+  }
+
   #encode(batch: LogBatch, encoder: Encoder): EncodedBatch {
     const known = this.#encodings.get(encoder);
     if (known !== undefined) {
@@ -73,10 +83,13 @@ export class RingEntry {
     }
     const encoded = encoder.encode(batch);
     this.#encodings.set(encoder, encoded);
-    const bytes = encoded.bytes.byteLength + encoded.offsets.byteLength + encodingOverheadBytes;
+    this.#grow(bytesOf(encoded));
+    return encoded;
+  }
+
+  #grow(bytes: number): void {
     this.bytes += bytes;
     this.#onGrow?.(bytes);
-    return encoded;
   }
 }
 
@@ -158,6 +171,8 @@ export class Ring {
       const run = this.#packable(this.#packedTo, before);
       if (run.length > 1) {
         this.#replace(this.#packedTo, run);
+      } else {
+        this.entry(this.#packedTo)?.forgetFrames();
       }
       this.#packedTo += Math.max(1, run.length);
     }
@@ -251,14 +266,16 @@ export class Ring {
   /** Consecutive entries from `from` on, before `before`, that are small enough to be one. */
   #packable(from: number, before: number): LogBatch[] {
     const run: LogBatch[] = [];
+    let lines = 0;
     let bytes = 0;
     for (let sequence = from; sequence < before && run.length < this.#limits.packEntries; sequence += 1) {
       const { event, lineCount = 0 } = this.entry(sequence) ?? {};
       if (event?.type !== 'lines' || lineCount > packedLinesMax) {
         break;
       }
+      lines += lineCount;
       bytes += event.lines.reduce((sum, { length }) => sum + length, 0);
-      if (bytes > pieceBytesMax) {
+      if (lines > pieceLinesMax || bytes > pieceBytesMax) {
         break;
       }
       run.push(event);
@@ -315,6 +332,10 @@ export class Ring {
     const isJustBefore = evicted !== undefined && this.#compare(evicted, cursor) === 0;
     return isJustBefore ? { sequence: this.#oldestSequence, line: 0 } : undefined;
   }
+}
+
+function bytesOf({ bytes, offsets }: EncodedBatch): number {
+  return bytes.byteLength + offsets.byteLength + encodingOverheadBytes;
 }
 
 /** `lines` of a packed batch are made anew at each look. */

@@ -1,6 +1,7 @@
 /** The bytes of a log as they arrive: of the body of an answer, or of frames on a connection. */
 import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
+import { ownBytes } from '../runtime/ownbytes.ts';
 import { frameHeadBytes, headers } from '../../sidecar/protocol.ts';
 
 /** More than this, not yet taken, stops the other side; what the connection already holds may come on top. */
@@ -168,7 +169,7 @@ export class FrameBytes extends ArrivingBytes {
   protected override take(data: Buffer): void {
     let bytes = data;
     if (this.#rest !== undefined) {
-      bytes = Buffer.concat([this.#rest, data]);
+      bytes = ownBytes([this.#rest, data]);
       this.#rest = undefined;
     }
     let at = 0;

@@ -10,6 +10,7 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Clock } from '../../runtime/clock.ts';
 import { LineSplitter } from '../lines.ts';
+import { ownBytes } from '../../runtime/ownbytes.ts';
 import {
   OrdinalCounter,
   RecentStamps,
@@ -313,7 +314,7 @@ export class PodLog {
   #take(chunk: Uint8Array): void {
     // A small piece of a big receive buffer would keep all of it alive.
     const isSliver = chunk.buffer.byteLength > 2 * chunk.byteLength;
-    const bytes = isSliver ? Buffer.from(chunk) : Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+    const bytes = isSliver ? ownBytes([chunk]) : Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
     this.#bytesSeen += bytes.length;
     this.#splitter.push(bytes);
     if (this.#message !== undefined) {
