@@ -46,9 +46,8 @@ export class Channel {
   #deadline = 0;
   /** Someone who would fall out now, as far as is known. */
   #laggard: Follower | undefined;
-  /** The entry and the time up to which it was tidied. */
-  #tidiedAt = 0;
-  #tidiedAtMs = Number.NEGATIVE_INFINITY;
+  /** How far and when it was tidied. */
+  #tidied = { sequence: 0, lines: 0, atMs: Number.NEGATIVE_INFINITY };
 
   constructor(options: ChannelOptions) {
     this.#options = options;
@@ -242,28 +241,30 @@ export class Channel {
   }
 
   /**
-   * Now and then: what everybody has taken is packed, and all but the newest of it dropped, as long as nobody is on the way back to the ring.
-   * Most logs never fill a ring; without this each of them would take its whole memory in the end, for lines that nobody waits for.
+   * Now and then what somebody has taken is packed, and all but the newest of what everybody has taken is dropped, as long as nobody is on the way back to
+   * the ring. Most logs never fill a ring; without this each of them would take its whole memory in the end, for lines that nobody waits for.
    */
   #tidy(): void {
-    const { ring, limits } = this;
-    if (ring.nextSequence - this.#tidiedAt < limits.packEntries) {
+    const { ring, limits, clock } = this;
+    if (ring.nextSequence - this.#tidied.sequence < limits.packEntries) {
       return;
     }
-    const isBurst = this.clock.elapsed() - this.#tidiedAtMs < limits.packPauseMs;
-    this.#tidiedAt = ring.nextSequence;
-    this.#tidiedAtMs = this.clock.elapsed();
-    let taken = ring.nextSequence;
-    let isSomeoneOutside = false;
-    for (const { sequence } of this.#followers) {
-      taken = Math.min(taken, sequence ?? taken);
-      isSomeoneOutside ||= sequence === undefined;
-    }
-    while (!isSomeoneOutside && ring.lines > limits.keptLines && ring.oldestSequence < taken) {
+    const before = this.#tidied;
+    this.#tidied = { sequence: ring.nextSequence, lines: ring.linesTotal, atMs: clock.elapsed() };
+    const places = Array.from(this.#followers, ({ sequence }) => sequence);
+    const inside = places.filter((sequence) => sequence !== undefined);
+    const takenByAll = Math.min(ring.nextSequence, ...inside);
+    while (inside.length === places.length && ring.lines > limits.keptLines && ring.oldestSequence < takenByAll) {
       ring.evict();
     }
+    const { lines, atMs } = this.#tidied;
+    const isBurst = (lines - before.lines) * 1000 > limits.packLinesPerSecondMax * (atMs - before.atMs);
     if (!isBurst) {
-      ring.pack(taken);
+      ring.pack(Math.max(0, ...inside), (packed) => {
+        for (const follower of this.#followers) {
+          follower.onPacked(packed);
+        }
+      });
     }
   }
 

@@ -2,7 +2,7 @@
 import { CatchUp } from './catchup.ts';
 import type { Channel } from './channel.ts';
 import { RingEntry } from './ring.ts';
-import type { RingPlace } from './ring.ts';
+import type { PackedPlaces, RingPlace } from './ring.ts';
 import type { LogEvent, Start } from './source.ts';
 import type { Chunk, Subscription } from './subscription.ts';
 
@@ -81,6 +81,15 @@ export class Follower implements Subscription {
     this.#channel.waiting.delete(this);
     for (const wake of waiters) {
       wake();
+    }
+  }
+
+  /** Entries of the ring became one. */
+  onPacked({ first, lineStarts }: PackedPlaces): void {
+    const { sequence, line } = this.#place ?? {};
+    const start = sequence === undefined ? undefined : lineStarts[sequence - first];
+    if (start !== undefined && line !== undefined) {
+      this.#place = { sequence: first, line: start + line };
     }
   }
 

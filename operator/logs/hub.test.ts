@@ -144,7 +144,7 @@ function lab(
     sourceFor: () => log.source(batchLines),
     clock,
     // Nobody is waited for, and a burst is not told from anything else, but where a test says so.
-    limits: { patienceMs: 0, packPauseMs: 0, ...limits },
+    limits: { patienceMs: 0, packLinesPerSecondMax: Number.POSITIVE_INFINITY, ...limits },
     ...(observer && { observerFor: () => observer }),
   });
   return { hub, clock };
@@ -685,6 +685,29 @@ test('hub: of what everybody has taken only the newest is kept, unless somebody 
   assert.deepEqual(await drain(away), numbered(11, 120));
   await write(121, 130);
   assert.ok(hub.subscribe('a', { after: 'c0' }).behindLines < 30);
+  hub.close();
+});
+
+test('hub: who stands among entries that are packed goes on at the same line', async () => {
+  const log = new Log();
+  const { hub } = lab(log, { packEntries: 4 });
+  const fast = hub.subscribe('a', { tail: 0 });
+  const slow = hub.subscribe('a', { tail: 0 });
+  await settle();
+  for (const from of [0, 3, 6, 9]) {
+    log.write(...numbered(from, from + 2));
+    await drain(fast);
+  }
+  assert.deepEqual(take(slow, 1), numbered(0, 2));
+  // In the middle of the batch of 6 to 8.
+  const within = hub.subscribe('a', { after: 'c6' });
+  for (let line = 12; line < 30; line += 1) {
+    log.write(line.toString());
+    await drain(fast);
+  }
+  assert.deepEqual(take(slow), numbered(3, 29));
+  assert.deepEqual(take(within), numbered(7, 29));
+  assert.equal(log.opens, 1);
   hub.close();
 });
 

@@ -30,8 +30,8 @@ export const hubLimits = {
   keptLines: 2000,
   /** So many old entries of few lines become one. */
   packEntries: 32,
-  /** Not in a burst: each line that is packed costs a microsecond or two, and in a log that is faster it does not stay. */
-  packPauseMs: 500,
+  /** Not in a burst: each line that is packed costs a microsecond or two, and in a log that is faster it does not stay for long. */
+  packLinesPerSecondMax: 20_000,
   /**
    * How long, in each turn of a full ring, the pump waits for subscriptions that would fall out of it. In a burst all are behind for a moment, and
    * each that falls out reads the log once more from the source. One that does not read costs the others this once, and then is out.

@@ -22,6 +22,8 @@ const entryOverheadBytes = 600;
 const encodingOverheadBytes = 500;
 /** An entry of more lines is not packed: it costs little more than its bytes as it is. */
 const packedLinesMax = 64;
+/** Lines that are packed in one turn of the event loop; one run may be more. */
+const packedAtOnceLines = 1024;
 
 /** One event, as subscriptions share it. */
 export class RingEntry {
@@ -99,6 +101,12 @@ export interface RingPlace {
   readonly line: number;
 }
 
+/** What became one entry: entry `first + i` began at line `lineStarts[i]` of it. */
+export interface PackedPlaces {
+  readonly first: number;
+  readonly lineStarts: readonly number[];
+}
+
 export class Ring {
   readonly #limits: RingLimits;
   readonly #compare: (a: Cursor, b: Cursor) => number;
@@ -162,15 +170,16 @@ export class Ring {
   }
 
   /**
-   * Packs old entries of few lines, which every subscription has taken: each of them is at `before` or later. A packed entry keeps the number of its
-   * first one; the numbers of the others are empty from then on.
+   * Packs entries of few lines before number `before`, as many as can be done in a millisecond or two. A packed entry keeps the number of its first
+   * one, and the numbers of the others are empty from then on: places at them become those that `onPacked` is told.
    */
-  pack(before: number): void {
+  pack(before: number, onPacked?: (packed: PackedPlaces) => void): void {
     this.#packedTo = Math.max(this.#packedTo, this.#oldestSequence);
-    while (before - this.#packedTo >= this.#limits.packEntries) {
+    for (let lines = 0; lines < packedAtOnceLines && before - this.#packedTo >= this.#limits.packEntries;) {
       const run = this.#packable(this.#packedTo, before);
       if (run.length > 1) {
-        this.#replace(this.#packedTo, run);
+        lines += this.#replace(this.#packedTo, run);
+        onPacked?.(placesIn(this.#packedTo, run));
       } else {
         this.entry(this.#packedTo)?.forgetFrames();
       }
@@ -283,7 +292,8 @@ export class Ring {
     return run;
   }
 
-  #replace(sequence: number, run: readonly LogBatch[]): void {
+  /** Returns how many lines it has. */
+  #replace(sequence: number, run: readonly LogBatch[]): number {
     const index = this.#head + sequence - this.#oldestSequence;
     const packed = new RingEntry(new PackedBatch(run), this.#onGrow, run.length);
     for (let at = index; at < index + run.length; at += 1) {
@@ -292,6 +302,7 @@ export class Ring {
     }
     this.#entries[index] = packed;
     this.#bytes += packed.bytes;
+    return packed.lineCount;
   }
 
   /** Position of the newest line in the entries up to this one. */
@@ -332,6 +343,16 @@ export class Ring {
     const isJustBefore = evicted !== undefined && this.#compare(evicted, cursor) === 0;
     return isJustBefore ? { sequence: this.#oldestSequence, line: 0 } : undefined;
   }
+}
+
+function placesIn(first: number, run: readonly LogBatch[]): PackedPlaces {
+  const lineStarts: number[] = [];
+  let lines = 0;
+  for (const batch of run) {
+    lineStarts.push(lines);
+    lines += lineCountOf(batch);
+  }
+  return { first, lineStarts };
 }
 
 function bytesOf({ bytes, offsets }: EncodedBatch): number {
