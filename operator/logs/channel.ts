@@ -276,16 +276,29 @@ export class Channel {
       return false;
     }
     if (oldestSequence >= this.#turnEnd) {
+      const patienceMs = this.#areMostBehind() ? limits.patienceForMostMs : limits.patienceMs;
       this.#turnEnd = nextSequence;
-      this.#deadline = clock.elapsed() + limits.patienceMs;
-      void this.#trimAfterPatience();
+      this.#deadline = clock.elapsed() + patienceMs;
+      void this.#trimAfter(patienceMs);
     }
     return clock.elapsed() < this.#deadline;
   }
 
-  async #trimAfterPatience(): Promise<void> {
+  /** Whether more than half of those in the ring have not taken half of it. */
+  #areMostBehind(): boolean {
+    const half = this.#half;
+    let balance = 0;
+    for (const { sequence } of this.#followers) {
+      if (sequence !== undefined) {
+        balance += sequence < half ? 1 : -1;
+      }
+    }
+    return balance > 0;
+  }
+
+  async #trimAfter(patienceMs: number): Promise<void> {
     try {
-      await this.clock.after(this.limits.patienceMs, this.#abort.signal);
+      await this.clock.after(patienceMs, this.#abort.signal);
     } catch {
       return; // Closed.
     }
@@ -321,10 +334,13 @@ export class Channel {
     }
   }
 
+  get #half(): number {
+    return (this.ring.oldestSequence + this.ring.nextSequence) / 2;
+  }
+
   /** Whether the ring serves anybody by moving on: someone in it has taken half of it. */
   #isSomeoneAhead(): boolean {
-    const { oldestSequence, nextSequence } = this.ring;
-    const half = (oldestSequence + nextSequence) / 2;
+    const half = this.#half;
     for (const follower of this.#followers) {
       if (follower.sequence !== undefined && follower.sequence >= half) {
         return true;

@@ -409,6 +409,28 @@ test('hub: in a burst those that are behind for a moment are waited for; who doe
   await settle();
 });
 
+test('hub: where most are behind the source waits longer for them; of few that do not read nobody notices more than a moment', async () => {
+  for (const [stopped, ms] of [
+    [2, 1000],
+    [1, 200],
+  ] as const) {
+    const log = new Log();
+    const { hub, clock } = lab(log, { ringLinesMax: 30, patienceMs: 200, patienceForMostMs: 1000 });
+    const fast = hub.subscribe('a', { tail: 10_000 });
+    for (let count = 0; count < stopped; count += 1) hub.subscribe('a', { tail: 10_000 });
+    await settle();
+    log.write(...numbered(1, 300));
+    const texts = await drain(fast);
+    await clock.advance(ms - 1);
+    texts.push(...(await drain(fast)));
+    assert.ok(texts.length <= 60, `${texts.length} lines within ${ms} ms`);
+    await clock.advance(1);
+    texts.push(...(await drain(fast)));
+    assert.deepEqual(texts, numbered(1, 300));
+    hub.close();
+  }
+});
+
 test('hub: a cursor in the ring joins there, an older one reads from the source first, a foreign one is refused', async () => {
   const log = new Log();
   log.write(...numbered(0, 99));
