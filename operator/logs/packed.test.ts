@@ -105,3 +105,14 @@ test('ring: of many lines that came together only the frames are given back, and
   assert.notEqual(encode(), frames);
   assert.deepEqual(encode(), frames);
 });
+
+test('ring: what is encoded after it was dropped or packed does not count', () => {
+  const line = { bytes: Buffer.from('line'), cursor: 'c', time: undefined };
+  const ring = new Ring({ ringBytesMax: 1e9, ringLinesMax: 1e9, packEntries: 2 }, () => 0);
+  for (let count = 0; count < 4; count += 1) ring.append(toBatch([line]));
+  const taken = [0, 1, 2, 3].map((sequence) => ring.entry(sequence)?.chunk(0));
+  ring.pack(2);
+  while (ring.oldestSequence < ring.nextSequence) ring.evict();
+  for (const chunk of taken) if (chunk?.type === 'lines') chunk.encoded(encoder);
+  assert.equal(ring.bytes, 0);
+});

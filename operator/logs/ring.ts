@@ -34,7 +34,7 @@ export class RingEntry {
   /** Grows when the entry is encoded, shrinks when its frames are forgotten. */
   bytes: number;
   readonly #encodings = new Map<Encoder, EncodedBatch>();
-  readonly #onGrow: ((bytes: number) => void) | undefined;
+  #onGrow: ((bytes: number) => void) | undefined;
 
   constructor(event: LogEvent, onGrow?: (bytes: number) => void, span = 1) {
     this.event = event;
@@ -66,6 +66,11 @@ export class RingEntry {
         return bytes.subarray(offsets[from], offsets[to]);
       },
     };
+  }
+
+  /** It is in no ring any more: what becomes of it does not count there. A client may still encode what it took just before. */
+  leave(): void {
+    this.#onGrow = undefined;
   }
 
   /** Nobody waits for them any more; who comes later has them made again. */
@@ -193,6 +198,7 @@ export class Ring {
     if (entry === undefined) {
       return;
     }
+    entry.leave();
     this.#entries[this.#head] = undefined;
     this.#head += entry.span;
     this.#oldestSequence += entry.span;
@@ -297,7 +303,9 @@ export class Ring {
     const index = this.#head + sequence - this.#oldestSequence;
     const packed = new RingEntry(new PackedBatch(run), this.#onGrow, run.length);
     for (let at = index; at < index + run.length; at += 1) {
-      this.#bytes -= this.#entries[at]?.bytes ?? 0;
+      const entry = this.#entries[at];
+      entry?.leave();
+      this.#bytes -= entry?.bytes ?? 0;
       this.#entries[at] = undefined;
     }
     this.#entries[index] = packed;
