@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { symlinkSync, mkdirSync } from 'node:fs';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { before, test } from 'node:test';
 import { runtimeMissingExitCode } from './protocol.ts';
@@ -326,6 +326,31 @@ test('launch: what the mirror holds while a full pipe is not taken is still writ
     });
   }
 });
+
+test('launch: a mirror that only looks for more, as that of busybox does each second, does not get on', async () => {
+  await withRig('screen', async (rig) => {
+    const programs = rig.path('programs');
+    await mkdir(programs);
+    await symlink('/bin/busybox', join(programs, 'tail'));
+    const sleep = `#!/bin/sh\necho "$1" >>'${rig.path('sleeps')}'\nPATH=\${PATH#*:} exec sleep "$@"\n`;
+    await writeFile(join(programs, 'sleep'), sleep, { mode: 0o755 });
+    const env = { RINGMASTER_MIRROR: 'true', PATH: `${programs}:${process.env['PATH'] ?? ''}` };
+    const child = rig.launch(['dash'], ['sh', '-c', 'echo ready; read -r line'], env);
+    await until(async () => (await rig.logFile()).includes('ready'), 'the program');
+    // Nobody makes the log of what the session still writes.
+    await rig.endSidecar('SIGKILL');
+    const before = await looks(rig);
+    child.kill('SIGTERM');
+    await once(child, 'exit');
+    const count = (await looks(rig)) - before;
+    assert.ok(count >= 20 && count < 60, `${count} looks`);
+  });
+});
+
+async function looks(rig: Rig): Promise<number> {
+  return (await readFile(rig.path('sleeps'), 'utf8').catch(() => '')).split('\n').filter((text) => text === '0.1')
+    .length;
+}
 
 test('launch: people can attach and detach, and what they type reaches the program', async () => {
   for (const runtime of ['screen', 'tmux'] as const) {
