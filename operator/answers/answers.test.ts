@@ -142,6 +142,13 @@ test('answers: who has no master key can neither give answers nor take them', as
   await assert.rejects(once(socket, 'secureConnect'));
 });
 
+/** A connection that brings nothing: from the next one on the listener has the keys that are there now. */
+function knock(desk: Desk): void {
+  connectTcp({ host, port: desk.port })
+    .on('error', () => undefined)
+    .end();
+}
+
 test('answers: while the master key is replaced, both count, and afterwards the new one', async () => {
   await using desk = await new Desk().open();
   desk.keys = [oldKey, newKey];
@@ -152,9 +159,7 @@ test('answers: while the master key is replaced, both count, and afterwards the 
   during.sender.send(host, answer('with the new key'));
   await desk.until(2);
   desk.keys = [newKey];
-  connectTcp({ host, port: desk.port })
-    .on('error', () => undefined)
-    .end();
+  knock(desk);
   await sleep(50);
   using late = createSender(desk.port, [oldKey]);
   late.sender.send(host, answer('too late'));
@@ -171,10 +176,7 @@ test('answers: a connection is given up when it is old, and who has only a repla
   sending.sender.send(host, answer('while it is young'));
   await desk.until(1);
   desk.keys = [newKey];
-  // The listener has the key that is there now from the connection after next on.
-  connectTcp({ host, port: desk.port })
-    .on('error', () => undefined)
-    .end();
+  knock(desk);
   sending.sender.send(host, answer('still'));
   await desk.until(2);
   await sleep(2_500);

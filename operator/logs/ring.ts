@@ -36,12 +36,12 @@ export class RingEntry {
   readonly #encodings = new Map<Encoder, EncodedBatch>();
   #onGrow: ((bytes: number) => void) | undefined;
 
-  constructor(event: LogEvent, onGrow?: (bytes: number) => void, span = 1) {
+  constructor(event: LogEvent, onGrow?: (bytes: number) => void, { span, lineCount, bytes } = measure(event)) {
     this.event = event;
     this.span = span;
+    this.lineCount = lineCount;
+    this.bytes = bytes;
     this.#onGrow = onGrow;
-    this.lineCount = event.type === 'lines' ? lineCountOf(event) : 0;
-    this.bytes = event.type === 'lines' ? sizeOf(event) : entryOverheadBytes;
   }
 
   /** Position of its last line; undefined for an event. */
@@ -301,7 +301,10 @@ export class Ring {
   /** Returns how many lines it has. */
   #replace(sequence: number, run: readonly LogBatch[]): number {
     const index = this.#head + sequence - this.#oldestSequence;
-    const packed = new RingEntry(new PackedBatch(run), this.#onGrow, run.length);
+    const batch = new PackedBatch(run);
+    const { lineCount, byteLength } = batch;
+    const size = { span: run.length, lineCount, bytes: entryOverheadBytes + byteLength };
+    const packed = new RingEntry(batch, this.#onGrow, size);
     for (let at = index; at < index + run.length; at += 1) {
       const entry = this.#entries[at];
       entry?.leave();
@@ -310,7 +313,7 @@ export class Ring {
     }
     this.#entries[index] = packed;
     this.#bytes += packed.bytes;
-    return packed.lineCount;
+    return lineCount;
   }
 
   /** Position of the newest line in the entries up to this one. */
@@ -358,7 +361,7 @@ function placesIn(first: number, run: readonly LogBatch[]): PackedPlaces {
   let lines = 0;
   for (const batch of run) {
     lineStarts.push(lines);
-    lines += lineCountOf(batch);
+    lines += batch.lines.length;
   }
   return { first, lineStarts };
 }
@@ -367,19 +370,9 @@ function bytesOf({ bytes, offsets }: EncodedBatch): number {
   return bytes.byteLength + offsets.byteLength + encodingOverheadBytes;
 }
 
-/** `lines` of a packed batch are made anew at each look. */
-function lineCountOf(batch: LogBatch): number {
-  return batch instanceof PackedBatch ? batch.lineCount : batch.lines.length;
-}
-
-/** Memory that a batch keeps alive: its lines, and what stands beside them. */
-function sizeOf(batch: LogBatch): number {
-  if (batch instanceof PackedBatch) {
-    return entryOverheadBytes + batch.byteLength;
-  }
-  let bytes = entryOverheadBytes;
-  for (const line of batch.lines) {
-    bytes += line.length + lineOverheadBytes;
-  }
-  return bytes;
+/** What an entry of this one event stands for. Its memory: its lines, and what stands beside them. */
+function measure(event: LogEvent): { span: number; lineCount: number; bytes: number } {
+  const lines = event.type === 'lines' ? event.lines : [];
+  const bytes = lines.reduce((sum, { length }) => sum + length + lineOverheadBytes, entryOverheadBytes);
+  return { span: 1, lineCount: lines.length, bytes };
 }
