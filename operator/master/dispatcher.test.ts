@@ -124,12 +124,12 @@ test('dispatcher: output comes once, in order, as it grows', async () => {
   await settle();
   assert.deepEqual(output, ['1']);
   parts.report(command, { phase: 'Running', output: ['1', '2', ''] });
-  parts.report(command, { phase: 'Running', output: ['1', '2', '', '4'] });
+  parts.report(command, { phase: 'Running', output: ['1', '2', '', '4\n\n5'] });
   await settle();
-  assert.deepEqual(output, ['1', '2', '', '4']);
-  parts.report(command, { phase: 'Failed', exitCode: 1, output: ['1', '2', '', '4', '5'], truncated: true });
+  assert.deepEqual(output, ['1', '2', '', '4', '', '5']);
+  parts.report(command, { phase: 'Failed', exitCode: 1, output: ['1', '2', '', '4\n\n5', '6'], truncated: true });
   assert.deepEqual(await end, { exitCode: 1, isTruncated: true });
-  assert.deepEqual(output, ['1', '2', '', '4', '5']);
+  assert.deepEqual(output, ['1', '2', '', '4', '', '5', '6']);
 });
 
 test('dispatcher: several commands are told apart', async () => {

@@ -17,7 +17,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Answer } from '../answers/protocol.ts';
 import type { ConsoleCommand, ConsoleCommandStatus } from '../api/v1alpha1/consolecommand.ts';
-import { consoleCommands } from '../api/v1alpha1/consolecommand.ts';
+import { consoleCommands, linesOf } from '../api/v1alpha1/consolecommand.ts';
 import { OperatorError, messageOf } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
@@ -94,8 +94,8 @@ interface Flight {
   isOver: boolean;
   /** The client is still there. */
   isHeard: boolean;
-  /** Lines of its output that were passed on. */
-  passedLines: number;
+  /** Entries of its output that were passed on, each a line or more. */
+  passedPieces: number;
   wake(): void;
 }
 
@@ -186,7 +186,7 @@ export class ClusterDispatcher implements Dispatcher {
       request,
       end: Promise.withResolvers(),
       ...{ uid: undefined, mayExist: false, isSeen: false, isTaken: false, isWithdrawn: false, isOver: false },
-      ...{ isHeard: true, passedLines: 0, wake: () => undefined },
+      ...{ isHeard: true, passedPieces: 0, wake: () => undefined },
     };
     this.#flights.set(flight.name, flight);
     const drive = this.#drive(flight, signal).finally(() => this.#drives.delete(drive));
@@ -344,10 +344,11 @@ export class ClusterDispatcher implements Dispatcher {
   }
 
   #passOutput(flight: Flight, output: readonly string[]): void {
-    if (output.length <= flight.passedLines) return;
-    const lines = output.slice(flight.passedLines);
-    flight.passedLines = output.length;
+    if (output.length <= flight.passedPieces) return;
+    const pieces = output.slice(flight.passedPieces);
+    flight.passedPieces = output.length;
     if (!flight.isHeard) return;
+    const lines = linesOf(pieces);
     try {
       flight.request.onOutput(lines);
     } catch (error) {

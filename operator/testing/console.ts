@@ -2,7 +2,7 @@
 import type { Answer } from '../answers/protocol.ts';
 import { apiKeys } from '../api/v1alpha1/apikey.ts';
 import type { ConsoleCommand, ConsoleCommandSpec } from '../api/v1alpha1/consolecommand.ts';
-import { consoleCommands } from '../api/v1alpha1/consolecommand.ts';
+import { consoleCommands, linesOf } from '../api/v1alpha1/consolecommand.ts';
 import type { Instance } from '../api/v1alpha1/instance.ts';
 import { instances } from '../api/v1alpha1/instance.ts';
 import { instanceConfigurationSpec, instanceConfigurations } from '../api/v1alpha1/instanceconfiguration.ts';
@@ -103,7 +103,7 @@ export class ConsoleRig {
     const key = await this.issue(line, { issuedBy: { kind: 'ApiKey', name: 'panel' } });
     await this.operator(more).reconcile(key, signal);
     const { output = [], exitCode, result } = this.command(key)?.status ?? {};
-    return { output, exitCode, result };
+    return { output: linesOf(output), exitCode, result };
   }
 
   /** Another number each time, the same ones in every test. */

@@ -57,7 +57,9 @@ export const consoleCommandStatus = z
       .array(z.string().max(1_048_576))
       .max(outputLinesMax)
       .optional()
-      .describe('What it printed, line by line; it grows while the command runs.'),
+      .describe(
+        'What it printed, in pieces of one line or more, with line breaks between lines; it grows while the command runs.',
+      ),
     truncated: z.boolean().optional().describe('Whether it printed more than fits.'),
     result: anyObject.optional().describe('What it did, for programs; which fields there are depends on the command.'),
     observedGeneration: int64.optional().describe('The generation of the spec that this status speaks of.'),
@@ -72,6 +74,11 @@ export interface ConsoleCommand {
   metadata: Metadata;
   spec: ConsoleCommandSpec;
   status?: ConsoleCommandStatus;
+}
+
+/** The lines of pieces of `status.output`. */
+export function linesOf(pieces: readonly string[]): string[] {
+  return pieces.flatMap((piece) => piece.split('\n'));
 }
 
 export const consoleCommands: {

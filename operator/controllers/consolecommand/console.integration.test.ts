@@ -130,7 +130,7 @@ test('integration: a command line is answered, its manager is named by the real 
     await issue(namespace.name, 'bad', 'config apply x {"template":{"spec":{"image":"a b"}}}');
     await issue(namespace.name, 'gone', 'nonsense', 0);
     await eventually(10_000, async () => {
-      assert.deepEqual((await statusOf(namespace.name, 'list'))?.output, ['Instances (1):', '- lobby CREATING - -']);
+      assert.deepEqual((await statusOf(namespace.name, 'list'))?.output, ['Instances (1):\n- lobby CREATING - -']);
       assert.match((await statusOf(namespace.name, 'halt'))?.output?.[0] ?? '', /also set by argocd-controller/);
       assert.match(
         (await statusOf(namespace.name, 'bad'))?.output?.[0] ?? '',

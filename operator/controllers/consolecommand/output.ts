@@ -8,7 +8,10 @@ export interface OutputLimits {
 
 export class Output {
   readonly #limits: OutputLimits;
-  readonly #lines: string[] = [];
+  readonly #pieces: string[] = [];
+  /** Lines that are in no piece yet. */
+  #open: string[] = [];
+  #count = 0;
   #bytes = 0;
   #isTruncated = false;
 
@@ -21,8 +24,14 @@ export class Output {
     for (const line of text.split(/\r\n|\r|\n/)) this.#add(line);
   }
 
-  get lines(): readonly string[] {
-    return this.#lines;
+  /**
+   * Everything so far: `\n` between the lines of a piece. What was returned once never changes, so whoever knows how many pieces it has seen knows which
+   * are new. Lines in pieces because the API server checks, compares and encodes each entry of a list by itself, about a dozen times a write.
+   */
+  pieces(): string[] {
+    if (this.#open.length > 0) this.#pieces.push(this.#open.join('\n'));
+    this.#open = [];
+    return [...this.#pieces];
   }
 
   get isTruncated(): boolean {
@@ -32,12 +41,13 @@ export class Output {
   #add(line: string): void {
     // As the API server gets it: an escape sequence of a terminal is six times its size, and the whole object has a bound.
     const bytes = Buffer.byteLength(JSON.stringify(line)) + 1;
-    const isFull = this.#lines.length >= this.#limits.linesMax || this.#bytes + bytes > this.#limits.bytesMax;
+    const isFull = this.#count >= this.#limits.linesMax || this.#bytes + bytes > this.#limits.bytesMax;
     if (this.#isTruncated || isFull) {
       this.#isTruncated = true;
       return;
     }
-    this.#lines.push(line);
+    this.#open.push(line);
+    this.#count += 1;
     this.#bytes += bytes;
   }
 }

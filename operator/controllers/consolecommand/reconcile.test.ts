@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { consoleCommands } from '../../api/v1alpha1/consolecommand.ts';
+import { consoleCommands, linesOf } from '../../api/v1alpha1/consolecommand.ts';
 import { instanceSpec, instances } from '../../api/v1alpha1/instance.ts';
 import { ConsoleRig, releaseNamespace } from '../../testing/console.ts';
 import { withFaults } from '../../testing/faults.ts';
@@ -24,7 +24,7 @@ test('CommandReconciler: a command that reads costs one status write and is not 
   await rig.operator().reconcile(key, signal);
   assert.deepEqual(rig.writesOf('ConsoleCommand'), ['create', 'updateStatus']);
   const { status } = rig.command(key) ?? {};
-  assert.deepEqual(status?.output, ['Instances (1):', 'a1b2c3 lobby ONLINE node-1 25565']);
+  assert.deepEqual(status?.output, ['Instances (1):\na1b2c3 lobby ONLINE node-1 25565']);
   assert.deepEqual([status.phase, status.exitCode], ['Succeeded', 0]);
 });
 
@@ -91,7 +91,7 @@ test('CommandReconciler: what somebody has labelled meanwhile, what the operator
   await operator.reconcile(lostKey, signal);
   for (const rig of rigs) {
     const { status, metadata } = rig.command('ringmaster/c1') ?? {};
-    assert.deepEqual([status?.phase, status?.output?.length], ['Succeeded', 2]);
+    assert.deepEqual([status?.phase, linesOf(status?.output ?? []).length], ['Succeeded', 2]);
     assert.deepEqual(rig === labelled ? metadata?.labels : undefined, rig === labelled ? { a: 'b' } : undefined);
   }
 });
@@ -176,10 +176,13 @@ test('CommandReconciler: output is flushed while the command runs, 25 ms after i
   await rig.clock.advance(24);
   assert.deepEqual([rig.command(key)?.status?.phase, rig.command(key)?.status?.output], ['Running', undefined]);
   await rig.clock.advance(1);
-  assert.equal(rig.command(key)?.status?.output?.length, 8);
+  const [flushed = ''] = rig.command(key)?.status?.output ?? [];
+  assert.equal(linesOf([flushed]).length, 8);
   await rig.clock.advance(75);
   await running;
-  assert.equal(rig.command(key)?.status?.output?.length, 9);
+  // What was written once stays as it was: a Master counts the pieces that it has passed on.
+  const { output = [] } = rig.command(key)?.status ?? {};
+  assert.deepEqual([output.length, output[0], linesOf(output).length], [2, flushed, 9]);
   // The claim, one flush, the end.
   assert.equal(rig.writesOf('ConsoleCommand').length, 4);
 });
@@ -198,10 +201,22 @@ test('Output: what does not fit is dropped from there on, and said', () => {
   const output = new Output({ linesMax: 2, bytesMax: 20 });
   output.print('a\nb');
   output.print('c');
-  assert.deepEqual([output.lines, output.isTruncated], [['a', 'b'], true]);
+  assert.deepEqual([output.pieces(), output.isTruncated], [['a\nb'], true]);
   const escaped = new Output({ linesMax: 9, bytesMax: 20 });
   escaped.print('\u001b\u001b\u001b\u001b');
-  assert.deepEqual([escaped.lines, escaped.isTruncated], [[], true]);
+  assert.deepEqual([escaped.pieces(), escaped.isTruncated], [[], true]);
+});
+
+test('Output: a piece stays as it is, and an empty line is one', () => {
+  const output = new Output();
+  output.print('');
+  assert.deepEqual(output.pieces(), ['']);
+  assert.deepEqual(output.pieces(), ['']);
+  output.print('a');
+  output.print('\n');
+  assert.deepEqual(output.pieces(), ['', 'a\n\n']);
+  assert.deepEqual(linesOf(output.pieces()), ['', 'a', '', '']);
+  assert.deepEqual(new Output().pieces(), []);
 });
 
 test('CommandCleaner: a command is deleted when its time is over, and not before', async () => {

@@ -79,7 +79,7 @@ export function endedStatus(
 
 function outputOf({ output, result }: Run): Pick<ConsoleCommandStatus, 'output' | 'truncated' | 'result'> {
   return {
-    output: [...output.lines],
+    output: output.pieces(),
     ...(output.isTruncated ? { truncated: true } : {}),
     ...(result === undefined ? {} : { result: { ...result } }),
   };
