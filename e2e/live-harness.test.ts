@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { WebSocketServer } from 'ws';
+import { waitUntil } from './cluster/wait.ts';
 import { ResumingClient } from './live-harness.ts';
 import type { World } from './live-harness.ts';
 
@@ -54,5 +55,6 @@ test('resuming client: that it cannot be opened any more is told once, to who wa
   const [waitedFor, left] = [start(), start()];
   await assert.rejects(waitedFor.done(), /ECONNREFUSED/);
   await waitedFor.stop();
+  await waitUntil({ what: 'the other one to fail', timeoutMs: 10_000, check: () => left.isOver });
   await assert.rejects(left.stop(), /ECONNREFUSED/);
 });

@@ -565,6 +565,8 @@ export class ResumingClient {
   readonly closes: Close[] = [];
   /** How often it was connected. */
   connects = 0;
+  /** It will not be opened again. */
+  isOver = false;
   readonly #options: ResumingOptions;
   #cursor: string | undefined;
   #socket: LiveSocket | undefined;
@@ -579,6 +581,11 @@ export class ResumingClient {
 
   start(): void {
     this.#running = this.#run();
+    // Told by `done` or `stop`, which is always called: until then nobody listens.
+    const end = (): void => {
+      this.isOver = true;
+    };
+    this.#running.then(end, end);
     this.#options.world.cleanups.push(() => this.stop());
   }
 
