@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { ownBytes } from '../runtime/ownbytes.ts';
 import { frameHeadBytes, headers } from '../../sidecar/protocol.ts';
+import type { Tap } from './tap.ts';
 
 /** More than this, not yet taken, stops the other side; what the connection already holds may come on top. */
 const queueBytesMax = 65_536;
@@ -61,7 +62,10 @@ abstract class ArrivingBytes implements AsyncIterableIterator<Buffer, undefined>
     }
     const { promise, resolve, reject } = Promise.withResolvers<IteratorResult<Buffer, undefined>>();
     this.#waiter = { resolve, reject };
-    this.#flow();
+    if (!this.#isFlowing) {
+      this.#isFlowing = true;
+      this.flow();
+    }
     return promise;
   }
 
@@ -108,11 +112,8 @@ abstract class ArrivingBytes implements AsyncIterableIterator<Buffer, undefined>
     }
   }
 
-  #flow(): void {
-    if (this.#isFlowing) {
-      return;
-    }
-    this.#isFlowing = true;
+  /** Has everything that comes from now on given to `take`. Called once. */
+  protected flow(): void {
     this.#stream.on('data', (data: Buffer) => {
       this.take(data);
     });
@@ -148,10 +149,12 @@ export class FrameBytes extends ArrivingBytes {
   /** The beginning of a head, or of the end, that has not come as a whole. */
   #rest: Buffer | undefined;
   #reason: string | undefined;
+  readonly #tap: Pick<Tap, 'open'> | undefined;
 
-  /** `head`: what came with the answer's headers. */
-  constructor(connection: Readable, head: Buffer) {
+  /** `head`: what came with the answer's headers. `tap`: a shorter way for what comes, where there is one. */
+  constructor(connection: Readable, head: Buffer, tap?: Pick<Tap, 'open'>) {
     super(connection);
+    this.#tap = tap;
     connection.once('end', () => {
       this.finish(new Error('The connection was ended before the log was'));
     });
@@ -164,6 +167,16 @@ export class FrameBytes extends ArrivingBytes {
   /** Why the log ended; undefined before, and where it was cut. */
   get reason(): string | undefined {
     return this.#reason;
+  }
+
+  protected override flow(): void {
+    if (this.#tap === undefined) {
+      super.flow();
+      return;
+    }
+    this.#tap.open((data) => {
+      this.take(data);
+    });
   }
 
   protected override take(data: Buffer): void {

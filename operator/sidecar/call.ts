@@ -4,6 +4,7 @@ import type { Agent, RequestOptions } from 'node:https';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { defaultPort, deriveKey, headers, identityOf, limits, tlsOptions } from '../../sidecar/protocol.ts';
+import { Tap } from './tap.ts';
 
 /** Where an instance's sidecar is. */
 export interface SidecarAddress {
@@ -60,18 +61,32 @@ export interface Call {
   readonly version: number;
 }
 
+/** What HTTP has left of a connection. */
+export interface Upgraded {
+  readonly socket: Duplex;
+  /** What came with the headers. */
+  readonly head: Buffer;
+  /** A shorter way for what comes than the socket's readers. */
+  readonly tap: Tap;
+}
+
 /** An answer of which the headers are there. */
 export interface CallAnswer {
   readonly response: IncomingMessage;
-  /** Of a 101: what HTTP has left of the connection, and what came with the headers. The call's signal cuts it. */
-  readonly upgraded: { readonly socket: Duplex; readonly head: Buffer } | undefined;
+  /** Of a 101. The call's signal cuts it. */
+  readonly upgraded: Upgraded | undefined;
 }
 
 /** Resolves once the headers are there. */
 export async function sendCall(call: Call): Promise<CallAnswer> {
   const { at, body, timeouts, signal } = call;
   signal.throwIfAborted();
-  const request = httpsRequest(toOptions(call));
+  const tap = new Tap();
+  const isTapped = call.upgrade !== undefined;
+  const request = httpsRequest({ ...toOptions(call), ...(isTapped ? { onread: tap.onread } : {}) });
+  request.once('socket', (socket) => {
+    tap.attach(socket);
+  });
   const { promise, resolve, reject } = Promise.withResolvers<CallAnswer>();
   const giveUp = (reason: Error): void => {
     request.destroy(reason);
@@ -95,7 +110,7 @@ export async function sendCall(call: Call): Promise<CallAnswer> {
   });
   request.once('upgrade', (response, socket, head) => {
     cutWith(socket, signal);
-    resolve({ response, upgraded: { socket, head } });
+    resolve({ response, upgraded: { socket, head, tap } });
   });
   // Stays for the life of the request: an error without a listener would end the process.
   request.on('error', (error) => {

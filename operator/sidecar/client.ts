@@ -192,7 +192,8 @@ async function toLog({ response, upgraded }: CallAnswer): Promise<SidecarLog> {
     cut({ response, upgraded });
     throw new Error('Cannot read the log: the answer does not say where it begins');
   }
-  const body = upgraded === undefined ? new BodyBytes(response) : new FrameBytes(upgraded.socket, upgraded.head);
+  const body =
+    upgraded === undefined ? new BodyBytes(response) : new FrameBytes(upgraded.socket, upgraded.head, upgraded.tap);
   return {
     epoch,
     startOffset,
