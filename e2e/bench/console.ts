@@ -1,9 +1,11 @@
 /**
  * Console commands through the operator's loop, beside the same round trip without it, in the same run: `instance list` with 100 Instances, over one
- * session (latency, then throughput) and over 50. Round trips come back to back, where what follows an answer (the record of a command, the deletion of
- * a peer's object) still keeps the API server busy while the next one begins, and apart, as a person types. Peers: `kubectl create` and `kubectl wait` of an equal ConsoleCommand, and a bare create and
+ * session (latency, then throughput) and over 50. Peers: `kubectl create` and `kubectl wait` of an equal ConsoleCommand, and a bare create and
  * watch by the client of ours, with nobody in between: what the API server alone takes, for a ConfigMap and for a custom resource that is equal to a
  * ConsoleCommand but for its name. The goal is set against the cheaper one.
+ *
+ * Round trips come back to back, where what follows an answer (the record of a command, the deletion of a peer's object) still keeps the API server
+ * busy while the next one begins, and apart, as a person types. The peer alone, for comparison, waits for its deletions.
  *
  * Goals: p50 at most 2.5 x the bare round trip, both ways; 50 sessions at least 100 commands per second.
  */

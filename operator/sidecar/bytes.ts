@@ -149,10 +149,10 @@ export class FrameBytes extends ArrivingBytes {
   /** The beginning of a head, or of the end, that has not come as a whole. */
   #rest: Buffer | undefined;
   #reason: string | undefined;
-  readonly #tap: Pick<Tap, 'open'> | undefined;
+  readonly #tap: Tap | undefined;
 
   /** `head`: what came with the answer's headers. `tap`: a shorter way for what comes, where there is one. */
-  constructor(connection: Readable, head: Buffer, tap?: Pick<Tap, 'open'>) {
+  constructor(connection: Readable, head: Buffer, tap?: Tap) {
     super(connection);
     this.#tap = tap;
     connection.once('end', () => {

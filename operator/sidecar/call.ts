@@ -66,8 +66,8 @@ export interface Upgraded {
   readonly socket: Duplex;
   /** What came with the headers. */
   readonly head: Buffer;
-  /** A shorter way for what comes than the socket's readers. */
-  readonly tap: Tap;
+  /** A shorter way for what comes than the socket's readers; there is one wherever a change was asked for. */
+  readonly tap: Tap | undefined;
 }
 
 /** An answer of which the headers are there. */
@@ -81,12 +81,8 @@ export interface CallAnswer {
 export async function sendCall(call: Call): Promise<CallAnswer> {
   const { at, body, timeouts, signal } = call;
   signal.throwIfAborted();
-  const tap = new Tap();
-  const isTapped = call.upgrade !== undefined;
-  const request = httpsRequest({ ...toOptions(call), ...(isTapped ? { onread: tap.onread } : {}) });
-  request.once('socket', (socket) => {
-    tap.attach(socket);
-  });
+  const tap = call.upgrade === undefined ? undefined : new Tap();
+  const request = httpsRequest({ ...toOptions(call), ...(tap === undefined ? {} : { onread: tap.onread }) });
   const { promise, resolve, reject } = Promise.withResolvers<CallAnswer>();
   const giveUp = (reason: Error): void => {
     request.destroy(reason);
@@ -107,6 +103,9 @@ export async function sendCall(call: Call): Promise<CallAnswer> {
   });
   request.once('response', (response) => {
     resolve({ response, upgraded: undefined });
+  });
+  request.once('socket', (socket) => {
+    tap?.attach(socket);
   });
   request.once('upgrade', (response, socket, head) => {
     cutWith(socket, signal);
