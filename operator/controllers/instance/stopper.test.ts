@@ -21,33 +21,38 @@ const notRunning = new ApiError({
 function stopping(
   pod: Pod,
   onAttach: (attempt: number) => Error | undefined,
-): { calls: string[]; done: Promise<void> } {
+): { calls: string[]; times: number[]; done: Promise<void> } {
   const calls: string[] = [];
+  const times: number[] = [];
+  const clock = new FakeClock();
   let attempts = 0;
+  const note = (call: string): void => {
+    calls.push(call);
+    times.push(clock.elapsed());
+  };
   const client: Partial<Client> = {
     remove: (_resource, _ref, options) => {
-      calls.push(`delete ${options?.gracePeriodSeconds ?? 'gracefully'}`);
+      note(`delete ${options?.gracePeriodSeconds ?? 'gracefully'}`);
       return Promise.resolve();
     },
     mergePatch: (_resource, _ref, patch) => Promise.resolve(patch as never),
     attachStdin: (_ref, _container, bytes) => {
-      calls.push(bytes.length === 0 ? 'ask' : 'command');
+      note(bytes.length === 0 ? 'ask' : 'command');
       const error = bytes.length === 0 ? onAttach((attempts += 1)) : undefined;
       return error === undefined ? Promise.resolve() : Promise.reject(error);
     },
     log: () => Promise.resolve(noBytes()),
   };
-  const clock = new FakeClock();
   const { signal } = new AbortController();
   const stopper = new Stopper({ client: client as Client, clock, log: createSilentLogger(), signal });
   const done = (async () => {
     await stopper.stop(lobby, viewPod(pod));
-    for (let turn = 0; turn < 20; turn += 1) {
+    for (let turn = 0; turn < 30; turn += 1) {
       await nextTurn();
       await clock.advance(200);
     }
   })();
-  return { calls, done };
+  return { calls, times, done };
 }
 
 async function* noBytes(): AsyncGenerator<Uint8Array> {
@@ -58,6 +63,13 @@ test('stopper: when the log ends and the kubelet says that nothing runs, the pod
   const { calls, done } = stopping(running, () => notRunning);
   await done;
   assert.deepEqual(calls, ['delete gracefully', 'command', 'ask', 'delete 0']);
+});
+
+test('stopper: readers that the kubelet tells of the end a second later still find the log, and open it again', async () => {
+  const { calls, times, done } = stopping(running, () => notRunning);
+  await done;
+  const [asked = 0, removed = 0] = [times[calls.indexOf('ask')], times[calls.indexOf('delete 0')]];
+  assert.ok(removed - asked >= 2500, `removed ${removed - asked} ms after its end was known`);
 });
 
 test('stopper: the end of the log alone is no proof: as long as attach works, the program is left its time', async () => {

@@ -22,8 +22,12 @@ import type { PodView } from './observe.ts';
 /** Pause before a follow is opened again: after one that ended, and after one that failed. */
 const followPauseMs = 200;
 const failurePauseMs = 2_000;
-/** What is deleted without grace has no log from then on: whoever reads it gets so long to find that it has ended. */
-const drainPauseMs = 1_000;
+/**
+ * What is deleted without grace has no log from then on: whoever reads it gets so long to find that it has ended. The kubelet looks once a
+ * second for each follower whether the container runs (`logForceCheckPeriod` of k8s.io/cri-client, 1.37), so a reader may learn of the end a
+ * second after us, and has to open the log once or twice more to see that nothing follows.
+ */
+const drainPauseMs = 3_000;
 /** The kubelet's answer to an attach to a container that does not run, in the words of all versions: "container instance not found in pod …". */
 const notRunning = /\bcontainer\b.*\bnot found\b/;
 
