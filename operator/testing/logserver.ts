@@ -68,6 +68,8 @@ export class LogServer {
   containersMade = 0;
   /** Bytes of one piece that a stream gives; small ones cut lines anywhere. */
   chunkBytesMax = 64 * 1024;
+  /** Whether a follow that is open when its container dies ends then; the kubelet may be late. One that is opened later always does. */
+  endsFollowsInTime = true;
   /** Suffix of stamps: `Z` or the node's zone, as the kubelet formats them. */
   zone = zone;
   readonly #cuts: ('eof' | 'reset')[] = [];
@@ -116,11 +118,17 @@ export class LogServer {
     this.#setTarget({ restarts: pod.containers.length - 1 });
   }
 
+  /** The newest pod is being deleted; its program runs on for now. */
+  announceEnd(): void {
+    const { endingPodSequence, podSequence } = this.#target;
+    if (endingPodSequence !== podSequence) this.#setTarget({ endingPodSequence: podSequence });
+  }
+
   /** The container dies; `waiting`: the next one is in back-off, so that `previous` shows the dead one too. Else the pod is going, as is said. */
   stopContainer(options: { waiting?: boolean } = {}): void {
     const pod = this.#pod();
     const isWaiting = options.waiting === true;
-    if (!isWaiting) this.#setTarget({ endingPodSequence: this.#target.podSequence });
+    if (!isWaiting) this.announceEnd();
     this.#end(pod);
     pod.isWaiting = isWaiting;
     this.#notify();
@@ -217,6 +225,7 @@ export class LogServer {
     const since = sinceSeconds(options.sinceTime);
     let index = tailStart(file, options.tailLines);
     const cutsBefore = this.#cuts.length;
+    const wasRunning = container.isRunning;
     let isWatching = false;
     let isLineStart = true;
     for (;;) {
@@ -234,7 +243,8 @@ export class LogServer {
         continue;
       }
       const cut = this.#cuts[cutsBefore];
-      if (!options.follow || !container.isRunning || cut === 'eof') {
+      const hasEnded = !container.isRunning && (this.endsFollowsInTime || !wasRunning);
+      if (!options.follow || hasEnded || cut === 'eof') {
         return;
       }
       if (cut === 'reset') {

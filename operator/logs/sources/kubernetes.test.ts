@@ -409,6 +409,54 @@ test('kubernetes log source: a finished instance whose pod is gone ends, with a 
   assert.deepEqual(late.texts, ['<end>']);
 });
 
+test('kubernetes log source: a pod that is gone half a second after its last line leaves no gap, though the kubelet tells of its end late', async () => {
+  const { lab, reader } = follow();
+  lab.server.endsFollowsInTime = false;
+  await lab.write('1');
+  await reader.untilLines(1);
+  lab.server.announceEnd();
+  await lab.pass(30_000);
+  await lab.write('farewell');
+  await reader.untilLines(2);
+  lab.server.stopContainer();
+  await lab.pass(500);
+  lab.server.deletePod();
+  lab.server.finish();
+  await reader.until(() => reader.isDone, 'the end');
+  assert.deepEqual(reader.texts, ['1', 'farewell', '<end>']);
+});
+
+test('kubernetes log source: a log that was read to its end leaves no gap when the kubelet has removed its container before its pod', async () => {
+  const { lab, reader } = follow();
+  await lab.write('1');
+  await reader.untilLines(1);
+  lab.server.stopContainer();
+  await lab.pass(0);
+  const { messages } = lab.server.faults;
+  messages.push(...Array.from({ length: 20 }, () => 'unable to retrieve container logs for containerd://1'));
+  await lab.pass(1_000);
+  assert.ok(
+    messages.length > 0 && messages.length < 20,
+    `${20 - messages.length} looks got this answer, the last one too`,
+  );
+  lab.server.deletePod();
+  lab.server.finish();
+  await reader.until(() => reader.isDone, 'the end');
+  assert.deepEqual(reader.texts, ['1', '<end>']);
+});
+
+test('kubernetes log source: a silent pod that takes long to end is looked at every two seconds', async () => {
+  const { lab, reader } = follow();
+  await lab.write('1');
+  await reader.untilLines(1);
+  lab.server.announceEnd();
+  const before = lab.server.requests.length;
+  await lab.pass(60_000);
+  const looks = lab.server.requests.length - before;
+  assert.ok(looks >= 28 && looks <= 35, `${looks} requests in a minute`);
+  await reader.stop();
+});
+
 test('kubernetes log source: a node whose clock is set back loses and repeats nothing while it is followed', async () => {
   const { lab, reader } = follow();
   await lab.write('1', '2');

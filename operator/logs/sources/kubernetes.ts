@@ -67,8 +67,12 @@ export const kubernetesLogLimits = {
   headIntervalMs: 1000,
   /** The same for a reader that kept the stream waiting for so long in all. */
   lagMs: 500,
-  /** The same for a pod that should end. */
-  leavingQuietMs: 1000,
+  /**
+   * The same for a pod that should end: after its last line, doubling while nothing comes. The kubelet may tell a follower of the end a second
+   * late (`logForceCheckPeriod`), and the pod can be gone by then; one who opens the log anew is told at once.
+   */
+  leavingQuietMsMin: 200,
+  leavingQuietMsMax: 2000,
   /** How long a line that the check has seen may take to arrive by the stream. */
   graceMs: 1000,
   /** A follow that was opened at the end and ends within this time is of a dead container. */
@@ -273,7 +277,7 @@ class Follower {
       return isReplaced && now - this.#unreachableSince > this.#options.limits.unreachableMsMax;
     }
     this.#unreachableSince = undefined;
-    return outcome !== 'again';
+    return outcome !== 'again' && outcome !== 'silent';
   }
 
   /** One try; error answers become outcomes. */
@@ -310,7 +314,7 @@ class Follower {
     this.#idleMs = isRepeated ? Math.min(2 * this.#idleMs, maxMs) : minMs;
     if (outcome === 'broken') {
       await this.#follow.sleep(Math.max(this.#retryAfterMs, this.#idleMs * (0.5 + random() / 2)), seen);
-    } else if (outcome !== 'again' || isRepeated) {
+    } else if (outcome !== 'silent' && (outcome !== 'again' || isRepeated)) {
       await this.#follow.sleep(this.#idleMs, seen);
     }
   }
@@ -323,6 +327,7 @@ function boundsOf(outcome: PodOutcome, limits: KubernetesLogLimits): readonly [n
     case 'waiting':
       return [limits.waitingMsMin, limits.waitingMsMax];
     case 'again':
+    case 'silent':
     case 'drained':
     case 'unsure':
     case 'gone':

@@ -25,8 +25,11 @@ export interface PodReaderOptions extends PodLogsOptions {
 /** `beginning` of a pod that follows another one: what is missing before its oldest container is announced. */
 export type PodStart = { readonly after: Position } | { readonly tail: number } | { readonly beginning: true };
 
-/** Why a try ended: `again` at once; `drained`: the log ends at the position; `unsure`: nothing was learned, wait a little. */
-export type Outcome = 'again' | 'drained' | 'unsure' | 'broken';
+/**
+ * Why a try ended: `again` at once; `silent`: the same, and it has waited already; `drained`: the log ends at the position; `unsure`: nothing was
+ * learned, wait a little.
+ */
+export type Outcome = 'again' | 'silent' | 'drained' | 'unsure' | 'broken';
 
 export class PodReader {
   readonly #options: PodReaderOptions;
@@ -48,9 +51,12 @@ export class PodReader {
   /** First stamp of the file that follows the one that holds the position as its last line. */
   #nextFile: Stamp | undefined;
   #stream: PodLog | undefined;
+  /** Silence of a pod that should end, after which its log is opened anew. */
+  #leavingQuietMs: number;
 
   constructor(options: PodReaderOptions) {
     this.#options = options;
+    this.#leavingQuietMs = options.limits.leavingQuietMsMin;
     this.#start = options.start;
     this.#logs = new PodLogs(options);
     this.#position = 'after' in options.start ? options.start.after : undefined;
@@ -64,7 +70,10 @@ export class PodReader {
     return this.#position;
   }
 
-  /** Whether the log is known to end at the position, for good: a program that may be started again may write again. */
+  /**
+   * Whether the log is known to end at the position, for good: a program that may be started again may write again. A later look that comes to
+   * nothing, because the kubelet has removed the container by then, takes nothing back.
+   */
   get isDrained(): boolean {
     return this.#isDrained;
   }
@@ -96,7 +105,6 @@ export class PodReader {
       isPatient: this.#isPatient,
     });
     this.#hasRead = true;
-    this.#isDrained = false;
     try {
       if (this.#position === undefined) {
         return yield* this.#fromBeginning(current);
@@ -333,7 +341,8 @@ export class PodReader {
   async *#follow(stream: PodLog): AsyncGenerator<LogEvent, Outcome> {
     this.#stream = stream;
     const { clock, isLeaving, log, limits } = this.#options;
-    const watchdog = new StreamWatchdog({ stream, logs: this.#logs, clock, isLeaving, limits, log });
+    const leavingQuietMs = (): number | undefined => (isLeaving() ? this.#leavingQuietMs : undefined);
+    const watchdog = new StreamWatchdog({ stream, logs: this.#logs, clock, leavingQuietMs, limits, log });
     for (;;) {
       const read = await stream.read(watchdog.quietMs);
       if (read.type === 'lines') {
@@ -346,6 +355,10 @@ export class PodReader {
         }
       } else if (read.type === 'end') {
         return yield* this.#onEnd(stream, read, watchdog.isSurelyDead);
+      } else if (isLeaving()) {
+        this.#isDrained = false;
+        this.#leavingQuietMs = Math.min(2 * this.#leavingQuietMs, limits.leavingQuietMsMax);
+        return 'silent';
       } else if (await watchdog.isStale(this.#position)) {
         this.#nextFile = watchdog.nextFile;
         return 'again';
@@ -377,6 +390,7 @@ export class PodReader {
       return this.#onFault(end);
     }
     if (!isDead) {
+      this.#isDrained = false;
       return 'again';
     }
     // What is unfinished stays so. Seen twice, it is a line.
@@ -416,6 +430,7 @@ export class PodReader {
     this.#evidence = undefined;
     this.#regress = undefined;
     this.#nextFile = undefined;
+    this.#leavingQuietMs = this.#limits.leavingQuietMsMin;
     this.#said.clear();
   }
 

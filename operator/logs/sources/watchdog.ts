@@ -13,8 +13,8 @@ export interface StreamWatchdogOptions {
   readonly clock: Timer;
   readonly limits: KubernetesLogLimits;
   readonly log: Logger;
-  /** Whether the pod should end. */
-  readonly isLeaving: () => boolean;
+  /** Of a pod that should end; it is the reader that acts on it. */
+  readonly leavingQuietMs: () => number | undefined;
 }
 
 export class StreamWatchdog {
@@ -49,14 +49,9 @@ export class StreamWatchdog {
 
   /** Silence after which `isStale` is to be asked. */
   get quietMs(): number {
-    const { limits, isLeaving } = this.#options;
-    if (isLeaving()) {
-      return limits.leavingQuietMs;
-    }
-    if (this.#isSuspicious) {
-      return limits.graceMs;
-    }
-    return this.#isBusy ? limits.busyQuietMs : this.#quietMs;
+    const { limits, leavingQuietMs } = this.#options;
+    const whileStaying = this.#isBusy ? limits.busyQuietMs : this.#quietMs;
+    return leavingQuietMs() ?? (this.#isSuspicious ? limits.graceMs : whileStaying);
   }
 
   /** Of a stream that ended: no line, and so soon that its container must have been dead when it was opened. */
@@ -84,10 +79,7 @@ export class StreamWatchdog {
 
   /** Looks what the newest line is; true if the stream should be opened anew. */
   async isStale(position: Position | undefined): Promise<boolean> {
-    const { limits, isLeaving, stream, logs, log } = this.#options;
-    if (isLeaving()) {
-      return true;
-    }
+    const { limits, stream, logs, log } = this.#options;
     if (this.#isSuspicious) {
       // The old file was read to its end, so the one that came after it is what follows the position.
       await this.#rotation.look();
