@@ -445,6 +445,24 @@ test('kubernetes log source: a log that was read to its end leaves no gap when t
   assert.deepEqual(reader.texts, ['1', '<end>']);
 });
 
+test('kubernetes log source: what only looked like the end is taken back by a look that does not find the position any more', async () => {
+  const { lab, reader } = follow();
+  await lab.write('1');
+  await reader.untilLines(1);
+  // The connection ends cleanly right after the one line, though the program runs: just what the log of a dead container does.
+  lab.server.faults.cuts.push({ kind: 'eof', afterBytes: '2026-05-01T00:00:00.000001000Z 1\n'.length });
+  lab.server.announceEnd();
+  await lab.pass(0);
+  assert.equal(lab.server.faults.cuts.length, 0);
+  await lab.write('2');
+  lab.server.rotate();
+  await lab.pass(1_000);
+  lab.server.deletePod();
+  lab.server.finish();
+  await reader.until(() => reader.isDone, 'the end');
+  assert.deepEqual(reader.texts, ['1', '<gap>', '<end>']);
+});
+
 test('kubernetes log source: a silent pod that takes long to end is looked at every two seconds', async () => {
   const { lab, reader } = follow();
   await lab.write('1');

@@ -106,14 +106,22 @@ export class PodReader {
     });
     this.#hasRead = true;
     try {
+      let outcome: Outcome;
       if (this.#position === undefined) {
-        return yield* this.#fromBeginning(current);
+        outcome = yield* this.#fromBeginning(current);
+      } else {
+        const seek = await current.seek(this.#isPatient ? this.#limits.scanQuietMs : this.#limits.seekQuietMs);
+        if (seek === 'found') {
+          outcome = yield* this.#follow(current);
+        } else {
+          outcome = typeof seek === 'object' ? this.#onFault(seek) : yield* this.#pastPosition(current, this.#position);
+        }
       }
-      const seek = await current.seek(this.#isPatient ? this.#limits.scanQuietMs : this.#limits.seekQuietMs);
-      if (seek === 'found') {
-        return yield* this.#follow(current);
+      // A look that broke says nothing; each other one than `drained` says that the log may go on.
+      if (outcome !== 'drained' && outcome !== 'broken') {
+        this.#isDrained = false;
       }
-      return typeof seek === 'object' ? this.#onFault(seek) : yield* this.#pastPosition(current, this.#position);
+      return outcome;
     } finally {
       current.close();
       this.#stream = undefined;
@@ -341,10 +349,9 @@ export class PodReader {
   async *#follow(stream: PodLog): AsyncGenerator<LogEvent, Outcome> {
     this.#stream = stream;
     const { clock, isLeaving, log, limits } = this.#options;
-    const leavingQuietMs = (): number | undefined => (isLeaving() ? this.#leavingQuietMs : undefined);
-    const watchdog = new StreamWatchdog({ stream, logs: this.#logs, clock, leavingQuietMs, limits, log });
+    const watchdog = new StreamWatchdog({ stream, logs: this.#logs, clock, limits, log });
     for (;;) {
-      const read = await stream.read(watchdog.quietMs);
+      const read = await stream.read(isLeaving() ? this.#leavingQuietMs : watchdog.quietMs);
       if (read.type === 'lines') {
         const givenAt = clock.elapsed();
         yield* this.#giveChecked(read.batch, watchdog.onLines(read.batch));
@@ -356,7 +363,6 @@ export class PodReader {
       } else if (read.type === 'end') {
         return yield* this.#onEnd(stream, read, watchdog.isSurelyDead);
       } else if (isLeaving()) {
-        this.#isDrained = false;
         this.#leavingQuietMs = Math.min(2 * this.#leavingQuietMs, limits.leavingQuietMsMax);
         return 'silent';
       } else if (await watchdog.isStale(this.#position)) {
@@ -390,7 +396,6 @@ export class PodReader {
       return this.#onFault(end);
     }
     if (!isDead) {
-      this.#isDrained = false;
       return 'again';
     }
     // What is unfinished stays so. Seen twice, it is a line.

@@ -1,4 +1,4 @@
-/** Decides for how long a follow stream may be silent, and whether a silent one is stuck on a rotated file or a dead connection. */
+/** Decides for how long a follow stream of a pod that stays may be silent, and whether a silent one is stuck on a rotated file or a dead connection. */
 import type { Logger } from '../../log.ts';
 import { compareStamps } from '../resume.ts';
 import type { Position, Stamp } from '../resume.ts';
@@ -13,8 +13,6 @@ export interface StreamWatchdogOptions {
   readonly clock: Timer;
   readonly limits: KubernetesLogLimits;
   readonly log: Logger;
-  /** Of a pod that should end; it is the reader that acts on it. */
-  readonly leavingQuietMs: () => number | undefined;
 }
 
 export class StreamWatchdog {
@@ -49,9 +47,11 @@ export class StreamWatchdog {
 
   /** Silence after which `isStale` is to be asked. */
   get quietMs(): number {
-    const { limits, leavingQuietMs } = this.#options;
-    const whileStaying = this.#isBusy ? limits.busyQuietMs : this.#quietMs;
-    return leavingQuietMs() ?? (this.#isSuspicious ? limits.graceMs : whileStaying);
+    const { limits } = this.#options;
+    if (this.#isSuspicious) {
+      return limits.graceMs;
+    }
+    return this.#isBusy ? limits.busyQuietMs : this.#quietMs;
   }
 
   /** Of a stream that ended: no line, and so soon that its container must have been dead when it was opened. */
